@@ -1,0 +1,3 @@
+"""Widefield: pictures too large to hold, decoded, generated and served tile by tile in a planned memory budget."""
+
+__version__ = "0.1.0"
