@@ -1,0 +1,270 @@
+"""Write segments of a program as ONNX graphs that share one weights file.
+
+Frozen sites are initialisers, so that an engine which specialises on a picture's summary can fold them into the
+convolutions before them; every other weight is a slice of the bundle's safetensors file. Batch, rows and columns are
+symbolic; an engine fixes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from widefield_export.emit import INSIDE, MASK_LAYOUT, Walk
+from widefield_export.program import Layout, Margin, Op, Program, Site
+from widefield_export.segments import Segment
+
+OPSET = 20
+IR_VERSION = 10
+
+
+@dataclass
+class OnnxBackend:
+    """Handles are names of ONNX values."""
+
+    program: Program
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, NDArray[Any]] = field(default_factory=dict)
+    external: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    cache: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def node(self, kind: str, inputs: Sequence[str], *, name: str = "", **attrs: Any) -> str:
+        out = name or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"{kind}:{out}", **attrs))
+        return out
+
+    def ints(self, *values: int) -> str:
+        name = "i64_" + "_".join(str(v) for v in values).replace("-", "m")
+        self.initializers.setdefault(name, np.array(values, np.int64))
+        return name
+
+    def number(self, value: float) -> str:
+        name = f"f32_{float(value)!r}"
+        self.initializers.setdefault(name, np.array(value, np.float32))
+        return name
+
+    def weight(self, name: str) -> str:
+        self.external[name] = self.program.weights[name].shape
+        return name
+
+    def extent(self, x: str, axis: int, scale: int, margin: int) -> str:
+        size = self.node("Shape", [x], start=axis, end=axis + 1)
+        size = self.node("Sub", [size, self.ints(margin)])
+        return size if scale == 1 else self.node("Div", [size, self.ints(scale)])
+
+    def grown(self, cells: str, scale: int, margin: int) -> str:
+        key = ("grown", cells, scale, margin)
+        if key not in self.cache:
+            size = cells if scale == 1 else self.node("Mul", [cells, self.ints(scale)])
+            self.cache[key] = self.node("Add", [size, self.ints(margin)])
+        return self.cache[key]
+
+    def crop(self, x: str, axes: Sequence[int], low: int, high: int) -> str:
+        far = -high if high else np.iinfo(np.int64).max
+        return self.node(
+            "Slice", [x, self.ints(*[low] * len(axes)), self.ints(*[int(far)] * len(axes)), self.ints(*axes)]
+        )
+
+    def reshape(self, x: str, shape: Sequence[int | str]) -> str:
+        if all(isinstance(size, int) for size in shape):
+            return self.node("Reshape", [x, self.ints(*shape)])  # type: ignore[arg-type]
+        parts = [size if isinstance(size, str) else self.ints(size) for size in shape]
+        return self.node("Reshape", [x, self.node("Concat", parts, axis=0)])
+
+    def multiply(self, x: str, y: str) -> str:
+        return self.node("Mul", [x, y])
+
+    def upsample(self, x: str, factor: int) -> str:
+        scales = f"scales_{factor}"
+        self.initializers.setdefault(scales, np.array([1, 1, factor, factor], np.float32))
+        return self.node(
+            "Resize", [x, "", scales], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        )
+
+    def parameter(self, name: str, layout: Layout) -> str:
+        self.parameters[name] = tuple(axis.size if axis.role != "batch" else 1 for axis in layout)
+        return name
+
+    def affine(self, x: str, scale: str, shift: str) -> str:
+        return self.node("Add", [self.node("Mul", [x, scale]), shift])
+
+    def norm_partial(self, x: str, mask: str, groups: int, channels: int) -> tuple[str, str]:
+        per_group = channels // groups
+        x, mask = (self.node("Reshape", [v, self.ints(0, c, -1)]) for v, c in ((x, channels), (mask, 1)))
+        count = self.node("ReduceSum", [mask, self.ints(2)], keepdims=0)
+        count = self.node("Max", [self.node("Mul", [count, self.number(per_group)]), self.number(1.0)])
+        total = self.node("ReduceSum", [self.multiply(x, mask), self.ints(2)], keepdims=0)
+        mean = self.node("Div", [self._by_group(total, groups), count])
+        spread = self.node("Expand", [self.node("Unsqueeze", [mean, self.ints(2)]), self.ints(1, 1, per_group)])
+        centred = self.node("Sub", [x, self.node("Reshape", [spread, self.ints(0, channels, 1)])])
+        centred = self.multiply(centred, mask)
+        squares = self.node("ReduceSum", [self.multiply(centred, centred), self.ints(2)], keepdims=0)
+        return mean, self._by_group(squares, groups)
+
+    def _by_group(self, x: str, groups: int) -> str:
+        return self.node("ReduceSum", [self.node("Reshape", [x, self.ints(0, groups, -1)]), self.ints(2)], keepdims=0)
+
+    def run(self, op: Op, args: Sequence[str]) -> str:
+        x, attrs = args[0], op.attrs
+        match op.kind:
+            case "conv" | "upsample_conv":
+                inputs = [x, self.weight(attrs["weight"])]
+                if attrs["bias"] is not None:
+                    inputs.append(self.weight(attrs["bias"]))
+                if op.kind == "upsample_conv":
+                    wide = self.node("Conv", inputs, kernel_shape=[2, 2])
+                    return self.node("DepthToSpace", [wide], blocksize=2, mode="CRD")
+                return self.node(
+                    "Conv", inputs, kernel_shape=[attrs["kernel"]] * 2, strides=[attrs["stride"]] * 2,
+                    group=attrs["groups"],
+                )  # fmt: skip
+            case "upsample":
+                return self.upsample(x, attrs["factor"])
+            case "depth_to_space":
+                return self.node("DepthToSpace", [x], blocksize=attrs["factor"], mode="CRD")
+            case "space_to_depth":
+                return self._space_to_depth(op, x)
+            case "linear":
+                weight = self.node("Transpose", [self.weight(attrs["weight"])], perm=[1, 0])
+                product = self.node("MatMul", [x, weight])
+                return product if attrs["bias"] is None else self.node("Add", [product, self.weight(attrs["bias"])])
+            case "add" | "sub" | "mul" | "div":
+                if len(args) > 1:
+                    other = args[1]
+                else:
+                    other = self.weight(attrs["constant"]) if "constant" in attrs else self.number(attrs["number"])
+                return self.node(op.kind.capitalize(), [x, other])
+            case "silu":
+                return self.node("Mul", [x, self.node("Sigmoid", [x])])
+            case "relu" | "tanh" | "exp" | "sigmoid" | "sqrt":
+                return self.node(op.kind.capitalize(), [x])
+            case "rsqrt":
+                return self.node("Reciprocal", [self.node("Sqrt", [x])])
+            case "clamp":
+                bounds = ["" if attrs[b] is None else self.number(attrs[b]) for b in ("low", "high")]
+                return self.node("Clip", [x, *bounds])
+            case "mean" | "l2norm":
+                kind = "ReduceMean" if op.kind == "mean" else "ReduceL2"
+                return self.node(kind, [x, self.ints(*attrs["axes"])], keepdims=int(attrs["keep"]))
+            case "concat":
+                return self.node("Concat", args, axis=attrs["axis"])
+            case "slice":
+                bounds = [self.ints(attrs[k]) for k in ("start", "stop", "axis")]
+                return self.node("Slice", [x, *bounds])
+            case "repeat":
+                size = op.layout[attrs["axis"]].size
+                return self.node("Gather", [x, self.ints(*np.arange(size) // attrs["repeats"])], axis=attrs["axis"])
+            case "extend":
+                pads, axes = self.ints(0, attrs["count"]), self.ints(attrs["axis"])
+                return self.node("Pad", [x, pads, self.number(attrs["fill"]), axes])
+            case "transpose":
+                return self.node("Transpose", [x], perm=list(attrs["order"]))
+            case "cell_sum" | "apply":
+                return self.node("MatMul", args)
+        raise AssertionError(f"no ONNX operation for {op.kind}")
+
+    def _space_to_depth(self, op: Op, x: str) -> str:
+        """pixel_unshuffle keeps channels outermost (c, dy, dx); ONNX's SpaceToDepth is (dy, dx, c), so: regroup."""
+        factor = op.attrs["factor"]
+        channels = op.layout[1].size // factor**2
+        deep = self.node("SpaceToDepth", [x], blocksize=factor)
+        order = [(dy * factor + dx) * channels + c for c in range(channels) for dy in range(factor) for dx in range(factor)]
+        return self.node("Gather", [deep, self.ints(*order)], axis=1)
+
+
+def dims(layout: Layout, prefix: str) -> list[int | str]:
+    """Symbolic names for what a tile changes."""
+    return [
+        "batch" if a.role == "batch" else a.size if a.role == "plain" else f"{prefix}.{a.role}" for a in layout
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A written graph: the model, and what it reads from outside itself."""
+
+    model: onnx.ModelProto
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: dict[str, tuple[int, ...]]
+
+
+def write_segment(
+    program: Program,
+    segment: Segment,
+    *,
+    masked: bool,
+    measured: Site | None,
+    offsets: Mapping[str, tuple[int, int]],
+    weights_file: str,
+) -> Graph:
+    """The segment as one ONNX model. `offsets` gives each weight's first byte and length in `weights_file`.
+
+    Inputs are the segment's, and `inside` (batch, 1, rows, columns) where `masked`; outputs are the segment's, and the
+    partial statistics of the measured site, called `site.mean` and so on.
+    """
+    backend = OnnxBackend(program)
+    layouts = program.layouts()
+    given = {name: name for name in segment.inputs}
+    walk = Walk(program, backend, given, INSIDE if masked else None)
+    results = walk.run(segment)
+    if measured is not None:
+        results |= {f"site.{key}": value for key, value in walk.measure(measured).items()}
+    for name, handle in results.items():
+        if handle != name:
+            backend.node("Identity", [handle], name=name)
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, dims(layouts[n], n)) for n in segment.inputs]
+    if masked:
+        inputs.append(helper.make_tensor_value_info(INSIDE, TensorProto.FLOAT, dims(MASK_LAYOUT, INSIDE)))
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in results]
+    tensors = [helper.make_tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)
+               for n, a in backend.initializers.items()]
+    tensors += [_external(n, s, offsets[n], weights_file) for n, s in backend.external.items()]
+    tensors += [_placeholder(n, s) for n, s in backend.parameters.items()]
+    used = _reachable(backend.nodes, list(results))
+    graph = helper.make_graph(used, program.name, inputs, outputs, [t for t in tensors if _is_read(t.name, used)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model.producer_name = "widefield"
+    names = tuple(i.name for i in inputs if _is_read(i.name, used) or i.name in segment.inputs)
+    while len(model.graph.input) and any(i.name not in names for i in model.graph.input):
+        model.graph.input.remove(next(i for i in model.graph.input if i.name not in names))
+    return Graph(model, names, tuple(results), backend.parameters)
+
+
+def _reachable(nodes: list[onnx.NodeProto], results: list[str]) -> list[onnx.NodeProto]:
+    wanted = set(results)
+    kept = []
+    for node in reversed(nodes):
+        if node.output[0] in wanted:
+            kept.append(node)
+            wanted.update(node.input)
+    return kept[::-1]
+
+
+def _is_read(name: str, nodes: list[onnx.NodeProto]) -> bool:
+    return any(name in node.input for node in nodes)
+
+
+def _external(name: str, shape: tuple[int, ...], place: tuple[int, int], file: str) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", file), ("offset", str(place[0])), ("length", str(place[1]))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _placeholder(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
+    """A frozen site: the engine puts the summary's values here before it loads the graph."""
+    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="summary")
+    tensor.external_data.add(key="offset", value="0")
+    tensor.external_data.add(key="length", value=str(4 * int(np.prod(shape, dtype=np.int64))))
+    return tensor
