@@ -72,7 +72,7 @@ class Canvases:
 
     def waits(self, key: Key, quarters: int) -> bool:
         """Whether `key` still lacks some of its `quarters`."""
-        return len(self._arrived[key]) < quarters
+        return len(self._arrived.get(key, ())) < quarters
 
     def put(self, key: Key, quarter: int, pixels: Pixels, quarters: int) -> bool:
         """Write a quarter. True for the call that brings the last of `quarters`, and for that one only."""

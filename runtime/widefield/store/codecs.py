@@ -9,6 +9,7 @@ import numpy as np
 
 from widefield.errors import MissingBackend
 from widefield.store.box import Pixels
+from widefield.store.pngfile import png_pieces
 
 
 @cache
@@ -28,7 +29,7 @@ def encode(codec: str, pixels: Pixels, quality: int) -> bytes:
         case "jpeg":
             data = lib.jpeg8_encode(pixels, level=quality, subsampling="420")
         case "png":
-            data = lib.png_encode(pixels, level=1)
+            data = b"".join(png_pieces(pixels.shape[1], pixels.shape[0], [pixels]))
         case "jpegxl":
             data = lib.jpegxl_encode(pixels, lossless=True, effort=1, numthreads=1)
         case "deflate":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from widefield.errors import StoreError
 from widefield.store import codecs
 from widefield.store.base import Marks, Store
 from widefield.store.box import Pixels
@@ -63,7 +64,7 @@ class ZarrStore(Store):
     def __init__(self, path: Path, spec: StoreSpec, sidecar: Sidecar | None) -> None:
         self._journals: dict[Key, Journal] = {}
         self._opening = threading.Lock()
-        self._shards = [_shard_tiles(spec, level) for level in _levels(spec)]  # (rows, columns) of tiles in a shard
+        self._shards = [_shard_found(path, spec, level) for level in range(len(_levels(spec)))]
         self._spool = sidecar_path(path)
         self._open(path, spec, _levels(spec), sidecar)
 
@@ -180,6 +181,19 @@ def _levels(spec: StoreSpec) -> tuple[Level, ...]:
 def _shard_tiles(spec: StoreSpec, level: Level) -> tuple[int, int]:
     most = max(1, SHARD_PX // spec.tile_px)
     return min(most, level.rows), min(most, level.columns)
+
+
+def _shard_found(path: Path, spec: StoreSpec, level: int) -> tuple[int, int]:
+    """(rows, columns) of tiles in a shard, as the array itself says."""
+    document = path / str(level) / "zarr.json"
+    try:
+        shape = json.loads(document.read_bytes())["chunk_grid"]["configuration"]["chunk_shape"]
+        rows, columns = shape[1] // spec.tile_px, shape[2] // spec.tile_px
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise StoreError(
+            f"{document} is damaged; wanted a Zarr v3 array; move the picture away and start again"
+        ) from None
+    return rows, columns
 
 
 def _put_json(path: Path, document: dict[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 Until then the tiles lie raw in OUT.png.partial/pixels, a slot each, and a byte each in OUT.png.partial/marks says which
 are there. There is one level: PNG has no pyramid. Up to 2**26 px, so that Pillow's bomb warning (89 Mpx) stays silent.
-Source: ISO/IEC 15948 (PNG); IHDR, tEXt with our record, iTXt with XMP, IDAT in bands filtered by "Up", IEND.
+The file's first text is our record (tEXt), its second the XMP packet (iTXt).
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from widefield.store import codecs
 from widefield.store.base import Marks, Store
 from widefield.store.box import Pixels
 from widefield.store.faults import pwrite_all
+from widefield.store.pngfile import SIGNATURE, TEXT_AT, png_pieces
 from widefield.store.provenance import xmp_packet
 from widefield.store.sidecar import Sidecar, sidecar_path, sidecar_spec
 from widefield.store.spec import StoreSpec, foreign, level_sizes, spec_from_json
 
 LARGEST_AREA_PX = 1 << 26
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TEXT_AT = len(_SIGNATURE) + 25  # IHDR takes 25 bytes; our record comes next
 _KEYWORD = b"widefield\0"
 
 
@@ -48,11 +46,13 @@ class PngStore(Store):
     def found(cls, path: Path) -> StoreSpec | None:
         if not path.exists():
             return sidecar_spec(path)
+        if not path.is_file():
+            raise foreign(path)
         with path.open("rb") as file:
-            head = file.read(_TEXT_AT + 8)
-            (length,) = struct.unpack(">I", head[_TEXT_AT : _TEXT_AT + 4]) if len(head) == _TEXT_AT + 8 else (0,)
+            head = file.read(TEXT_AT + 8)
+            (length,) = struct.unpack(">I", head[TEXT_AT : TEXT_AT + 4]) if len(head) == TEXT_AT + 8 else (0,)
             text = file.read(min(length, 1 << 24))
-        if head[:8] != _SIGNATURE or head[-4:] != b"tEXt" or not text.startswith(_KEYWORD):
+        if head[:8] != SIGNATURE or head[-4:] != b"tEXt" or not text.startswith(_KEYWORD):
             raise foreign(path)
         return spec_from_json(text[len(_KEYWORD) :], path)
 
@@ -119,8 +119,10 @@ class PngStore(Store):
         assert self.sidecar is not None
         staging = self.sidecar.staging()
         with staging.open("wb") as file:
-            for chunk in _png_chunks(self.spec, self._bands()):
-                file.write(chunk)
+            record = _KEYWORD + self.spec.to_json().encode("ascii")
+            texts = ((b"tEXt", record), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_packet()))
+            for piece in png_pieces(self.spec.width_px, self.spec.height_px, self._bands(), texts=texts):
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         staging.replace(self.path)
@@ -143,25 +145,3 @@ class PngStore(Store):
             os.close(self._pixels)
             os.close(self._marks)
             self._pixels = self._marks = -1
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _png_chunks(spec: StoreSpec, bands: Iterator[Pixels]) -> Iterator[bytes]:
-    """A PNG file in pieces."""
-    yield _SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", spec.width_px, spec.height_px, 8, 2, 0, 0, 0))
-    yield _chunk(b"tEXt", _KEYWORD + spec.to_json().encode("ascii"))
-    yield _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_packet())
-    deflate = zlib.compressobj(level=3)
-    above = np.zeros((1, spec.width_px * 3), np.uint8)
-    for band in bands:
-        rows = band.reshape(len(band), -1)
-        lines = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # filter 2: less the row above
-        np.subtract(rows, np.concatenate((above, rows[:-1])), out=lines[:, 1:])
-        above = rows[-1:]
-        data = deflate.compress(lines.tobytes())
-        if data:
-            yield _chunk(b"IDAT", data)
-    yield _chunk(b"IDAT", deflate.flush()) + _chunk(b"IEND", b"")

@@ -81,7 +81,9 @@ class PyramidWriter:
                 if not self._todo[level - 1][child]:
                     self._canvases.arrived(key, quarter)
         for key in sorted(self._canvases):
-            if not self._canvases.waits(key, len(self._children(key))):
+            level, row, column = key
+            full = not self._canvases.waits(key, len(self._children(key)))
+            if full and self._todo[level][row, column]:  # not made meanwhile, by the last of its children
                 self._make(key, self._assembled(key))
 
     def missing(self) -> Iterator[tuple[int, int]]:

@@ -20,7 +20,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from widefield.errors import MissingBackend
+from widefield.errors import MissingBackend, StoreError
 from widefield.store.faults import pwrite_all
 
 _RECORD = struct.Struct("<III")
@@ -122,7 +122,12 @@ def fetch_from_shard(shard: Path, chunks: int, chunk: int) -> bytes | None:
         return None
     try:
         index_at = os.fstat(fd).st_size - 4 - 16 * chunks
-        offset, length = struct.unpack("<QQ", os.pread(fd, 16, index_at + 16 * chunk))
-        return None if offset == ABSENT else os.pread(fd, length, offset)
+        entry = os.pread(fd, 16, index_at + 16 * chunk) if index_at >= 0 else b""
+        offset, length = struct.unpack("<QQ", entry) if len(entry) == 16 else (0, 1)
+        if offset == ABSENT:
+            return None
+        if offset + length > index_at:
+            raise StoreError(f"{shard} is damaged: its index points outside of it; wanted a whole shard; start again")
+        return os.pread(fd, length, offset)
     finally:
         os.close(fd)

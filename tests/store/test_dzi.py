@@ -1,0 +1,5 @@
+from store.contract import StoreContract
+
+
+class TestDzi(StoreContract):
+    suffix = ".dzi"

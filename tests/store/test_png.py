@@ -1,0 +1,6 @@
+from store.contract import StoreContract
+
+
+class TestPng(StoreContract):
+    suffix = ".png"
+    pyramidal = False
