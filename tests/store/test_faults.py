@@ -54,9 +54,9 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_resumable_after_making_space(small_disk, suffix):
     path, image = small_disk / f"out{suffix}", picture(900, 700)
     spec = StoreSpec(900, 700, "5eed", codec="lossless", tile_px=64)
-    with pytest.raises(StoreError, match=r"no space left on the disk \(0 MiB free\).*it resumes"):
-        with create_or_resume(path, spec) as store:
-            fill(store, image, threads=2)
+    full = pytest.raises(StoreError, match=r"no space left on the disk \(0 MiB free\).*it resumes")
+    with full, create_or_resume(path, spec) as store:
+        fill(store, image, threads=2)
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     with create_or_resume(path, spec) as store:
         done = int(store.done(0).sum())

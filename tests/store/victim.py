@@ -35,17 +35,17 @@ def count_calls(die_at: int, say) -> None:
     calls = itertools.count(1)
 
     def counted(call):
-        def wrapped(*args):
+        def wrapped(*args, **kwargs):
             number = next(calls)
             if number == die_at:
                 if call is pwrite and die_at % 3 == 0 and len(args[1]) > 4096:
                     pwrite(args[0], bytes(args[1])[: len(args[1]) // 2], args[2])
                 elif die_at % 3 == 1:
-                    call(*args)
+                    call(*args, **kwargs)
                 os.kill(os.getpid(), signal.SIGKILL)
             if number % 10 == 0:
                 say(calls=number)
-            return call(*args)
+            return call(*args, **kwargs)
 
         return wrapped
 

@@ -11,6 +11,8 @@ Speed    the sum over rows is one pass over bytes; that over columns adds the fl
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,23 +28,43 @@ def box_reference(a: Pixels) -> Pixels:
     return ((rows[:, 0::2] + rows[:, 1::2] + 2) >> 2).astype(np.uint8)
 
 
-def box(a: Pixels) -> Pixels:
-    """The same, six to nine times as fast. The result is C-contiguous."""
-    height, width, channels = a.shape
-    if channels != 3 or a.dtype != np.uint8:
+def box(a: Pixels, *, out: Pixels | None = None) -> Pixels:
+    """The same, six to nine times as fast. The result is `out`, or new; C-contiguous either way.
+
+    ValueError for anything but (h, w, 3) uint8.
+    """
+    if a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8:
         raise ValueError(f"box needs (h, w, 3) uint8, got {a.shape} {a.dtype}")
+    height, width, _ = a.shape
     if height % 2 or width % 2:
         a = np.pad(a, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         height, width, _ = a.shape
     pairs = np.ascontiguousarray(a).reshape(height // 2, 2, width * 3)
-    rows = np.add(pairs[:, 0], pairs[:, 1], dtype=np.uint16).reshape(-1)
-    sums = np.empty_like(rows)
+    rows, sums = scratch("box", 2 * a.size).view("<u2").reshape(2, height // 2, width * 3)
+    np.add(pairs[:, 0], pairs[:, 1], out=rows, dtype=np.uint16)
+    rows, sums = rows.reshape(-1), sums.reshape(-1)
     np.add(rows[:-3], rows[3:], out=sums[:-3])
     sums += _TWO
     sums >>= _TWO
-    low = sums.astype("<u2", copy=False).view(np.uint8)  # its even bytes are the results
-    out = np.empty((height // 2, width // 2, 3), np.uint8)
+    low = sums.view(np.uint8)  # its even bytes are the results
+    out = np.empty((height // 2, width // 2, 3), np.uint8) if out is None else out
     flat = out.reshape(-1)
     for channel in range(3):
         flat[channel::3] = low[2 * channel :: 12]
     return out
+
+
+_owned = threading.local()
+
+
+def scratch(name: str, nbytes: int) -> Pixels:
+    """`nbytes` of memory that this thread keeps under `name`: overwritten by its next call, so never to be handed on.
+
+    An array as large as a tile, allocated in a thread, goes back to the kernel when it is dropped, and its pages are
+    faulted in again next time: that made `box` five times slower than in the main thread.
+    """
+    held: Pixels | None = getattr(_owned, name, None)
+    if held is None or held.size < nbytes:
+        held = np.empty(nbytes, np.uint8)
+        setattr(_owned, name, held)
+    return held[:nbytes]

@@ -24,9 +24,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from widefield.store.box import Pixels
+from widefield.store.box import Pixels, scratch
 from widefield.store.faults import pwrite_all
 
 Key = tuple[int, int, int]  # level, row, column
@@ -95,9 +93,10 @@ class Canvases:
             return self._slots[key]
 
     def take(self, key: Key, height: int, width: int, tile_px: int) -> Pixels:
-        """The whole ancestor, (height, width, 3). Its slot stays its own until `free`."""
-        raw = np.frombuffer(os.pread(self._fd, 4 * self._quarter, self._slots[key] * self._stride + _PAGE), np.uint8)
-        canvas = np.empty((height, width, 3), np.uint8)
+        """The whole ancestor, (height, width, 3), in this thread's scratch memory. Its slot stays until `free`."""
+        raw = scratch("quarters", 4 * self._quarter)
+        os.preadv(self._fd, [raw.data], self._slots[key] * self._stride + _PAGE)
+        canvas = scratch("canvas", height * width * 3).reshape(height, width, 3)
         half = tile_px // 2
         for quarter in range(4):
             y, x = quarter // 2 * half, quarter % 2 * half

@@ -20,7 +20,7 @@ import numpy as np
 from widefield.errors import StoreError
 from widefield.store import codecs
 from widefield.store.base import Marks, Store
-from widefield.store.box import Pixels
+from widefield.store.box import Pixels, scratch
 from widefield.store.ngff import array_metadata, group_metadata
 from widefield.store.shards import ABSENT, Journal, fetch_from_shard
 from widefield.store.sidecar import Sidecar, sidecar_path
@@ -71,7 +71,7 @@ class ZarrStore(Store):
     def encode(self, level: int, row: int, column: int, pixels: Pixels) -> bytes:
         inside = self.clipped(level, row, column, pixels)
         tile = self.spec.tile_px
-        chunk = np.empty((3, tile, tile), np.uint8)
+        chunk = scratch("chunk", 3 * tile * tile).reshape(3, tile, tile)
         height, width, _ = inside.shape
         if (height, width) != (tile, tile):
             chunk[...] = 0

@@ -22,7 +22,7 @@ import numpy as np
 from widefield.errors import StoreError
 from widefield.geometry import morton_order
 from widefield.store.base import Marks, Store
-from widefield.store.box import Pixels, box
+from widefield.store.box import Pixels, box, scratch
 from widefield.store.canvases import Canvases, Key
 from widefield.store.faults import explained, reason
 
@@ -172,11 +172,15 @@ class PyramidWriter:
             parent, quarter = self._parent(key)
             completes = False
             if parent is not None and self._todo[parent[0]][parent[1:]]:
-                completes = self._canvases.put(parent, quarter, box(pixels), len(self._children(parent)))
+                completes = self._canvases.put(parent, quarter, self._halved(pixels), len(self._children(parent)))
             self._commit(key, pixels)
             if not completes or parent is None:
                 return
             key, pixels = parent, self._assembled(parent)
+
+    def _halved(self, pixels: Pixels) -> Pixels:
+        height, width = -(-pixels.shape[0] // 2), -(-pixels.shape[1] // 2)
+        return box(pixels, out=scratch("half", height * width * 3).reshape(height, width, 3))
 
     def _commit(self, key: Key, pixels: Pixels) -> None:
         start = time.perf_counter()
