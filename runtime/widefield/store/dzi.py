@@ -21,7 +21,7 @@ from widefield.store.box import Pixels
 from widefield.store.faults import replace_file
 from widefield.store.provenance import DIGITAL_SOURCE_TYPE
 from widefield.store.sidecar import Sidecar
-from widefield.store.spec import Level, StoreSpec, as_record, foreign, level_sizes, spec_from_json
+from widefield.store.spec import Level, StoreSpec, as_record, checked, foreign, level_sizes, spec_from_json
 
 _SUFFIX = {"jpeg": "jpeg", "png": "png"}
 
@@ -39,7 +39,7 @@ class DziStore(Store):
             if path.exists() or _folder(path).exists():
                 raise foreign(path if path.exists() else _folder(path))
             return None
-        spec = spec_from_json(record.read_bytes(), record)
+        spec = checked(spec_from_json(record.read_bytes(), record), path, cls.codecs, cls.lossless)
         if path.exists() and (not path.is_file() or path.read_bytes() != _descriptor(spec)):
             raise foreign(path)
         return spec

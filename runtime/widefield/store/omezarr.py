@@ -24,7 +24,7 @@ from widefield.store.box import Pixels, scratch
 from widefield.store.ngff import array_metadata, group_metadata
 from widefield.store.shards import ABSENT, Journal, fetch_from_shard
 from widefield.store.sidecar import Sidecar, sidecar_path
-from widefield.store.spec import Level, StoreSpec, foreign, level_sizes, spec_from_record
+from widefield.store.spec import Level, StoreSpec, checked, foreign, level_sizes, spec_from_record
 
 SHARD_PX = 8192
 Key = tuple[int, int, int]  # level, row and column of a shard
@@ -45,7 +45,7 @@ class ZarrStore(Store):
             record = group["attributes"]["widefield"]
         except (OSError, ValueError, KeyError, TypeError):
             raise foreign(path) from None
-        return spec_from_record(record, path)
+        return checked(spec_from_record(record, path), path, cls.codecs, cls.lossless)
 
     @classmethod
     def create(cls, path: Path, spec: StoreSpec, sidecar: Sidecar) -> None:

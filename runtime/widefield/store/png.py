@@ -22,7 +22,7 @@ from widefield.store.faults import pwrite_all
 from widefield.store.pngfile import SIGNATURE, TEXT_AT, png_pieces
 from widefield.store.provenance import xmp_packet
 from widefield.store.sidecar import Sidecar, sidecar_path, sidecar_spec
-from widefield.store.spec import StoreSpec, foreign, level_sizes, spec_from_json
+from widefield.store.spec import StoreSpec, checked, foreign, level_sizes, spec_from_json
 
 LARGEST_AREA_PX = 1 << 26
 _KEYWORD = b"widefield\0"
@@ -54,7 +54,7 @@ class PngStore(Store):
             text = file.read(min(length, 1 << 24))
         if head[:8] != SIGNATURE or head[-4:] != b"tEXt" or not text.startswith(_KEYWORD):
             raise foreign(path)
-        return spec_from_json(text[len(_KEYWORD) :], path)
+        return checked(spec_from_json(text[len(_KEYWORD) :], path), path, cls.codecs, cls.lossless)
 
     @classmethod
     def create(cls, path: Path, spec: StoreSpec, sidecar: Sidecar) -> None:

@@ -83,8 +83,12 @@ def spec_from_record(record: Any, path: Path) -> StoreSpec:
             "use the widefield that wrote it"
         )
     try:
-        return StoreSpec(**{name: record[name] for name in (*_COMPARED, "fingerprint", "metadata")})
-    except KeyError:
+        spec = StoreSpec(**{name: record[name] for name in (*_COMPARED, "fingerprint", "metadata")})
+        numbers = (spec.width_px, spec.height_px, spec.quality, spec.tile_px)
+        if any(type(number) is not int for number in numbers) or not isinstance(spec.metadata, dict):
+            raise TypeError
+        return spec
+    except (KeyError, TypeError):
         raise StoreError(
             f"the record in {path} is damaged; wanted the fields of a store; write to another path"
         ) from None

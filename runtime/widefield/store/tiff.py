@@ -19,7 +19,7 @@ from widefield.store.base import Marks, Store
 from widefield.store.box import Pixels
 from widefield.store.faults import pwrite_all
 from widefield.store.sidecar import Sidecar
-from widefield.store.spec import Level, StoreSpec, foreign, level_sizes, spec_from_json
+from widefield.store.spec import Level, StoreSpec, checked, foreign, level_sizes, spec_from_json
 from widefield.store.tiff_layout import PREDICTED, TiffLayout, description, plan_tiff
 
 _CHUNK = 1 << 16  # table entries handled at a time
@@ -43,7 +43,7 @@ class TiffStore(Store):
             text = description(lambda nbytes, at: os.pread(fd, nbytes, at), size)
             if text is None:
                 raise foreign(path)
-            spec = spec_from_json(text, path)
+            spec = checked(spec_from_json(text, path), path, cls.codecs, cls.lossless)
             layout = _layout(spec)
             head = os.pread(fd, len(layout.head), 0)
         if size <= layout.data_at or layout.still(head) != layout.still(layout.head):
