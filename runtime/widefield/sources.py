@@ -1,0 +1,322 @@
+"""Latents, read a region at a time: from a .npy file, a .zarr array or memory.
+
+Shapes   latents are (channels, height, width), or (1, channels, height, width) on disk; regions are in cells.
+Numbers  float16, float32 or float64 on disk, of either byte order; float32 where they are read.
+Memory   a read holds what it returns and at most `_CHUNK_NBYTES` or one row, whichever is larger; a zarr read also the
+         chunks it meets. Files are read with pread: pages of a memory map would count as ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from widefield.errors import BadLatents, MissingBackend
+from widefield.geometry import Region
+
+_CHUNK_NBYTES = 1 << 20
+_GAP_NBYTES = 1 << 15  # reading this much for nothing costs as much as another call
+_ZARR_CHUNK_NBYTES = 1 << 28
+_REMEDY = "save them with numpy.save(path, latents[0].float().cpu().numpy())"
+
+
+class LatentSource(ABC):
+    """Latents of (channels, height, width) cells. Safe to read from many threads at once."""
+
+    name: str  # what errors call it
+    channels: int
+    height: int
+    width: int
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def _fill(self, out: NDArray[np.float32], region: Region) -> None:
+        """Read `region`, which is inside the picture, into `out`, float32 (channels, h, w)."""
+
+    @abstractmethod
+    def _rows(self) -> Iterator[bytes]:
+        """The digest of every row, from the top, and of every channel within a row."""
+
+    @property
+    def extent(self) -> Region:
+        """All of it: [0, height) x [0, width)."""
+        return Region(0, 0, self.height, self.width)
+
+    def read(self, region: Region) -> NDArray[np.float32]:
+        """`region` as float32 (channels, h, w), the caller's own; zeros where it reaches outside the picture.
+
+        BadLatents when the file has shrunk or a chunk of it is damaged. Values are not checked: see `check_finite`.
+        """
+        out = np.zeros((self.channels, region.height, region.width), np.float32)
+        inside = region.clipped(self.extent)
+        if inside:
+            rows, columns = inside.shifted(-region.y0, -region.x0).slices
+            with np.errstate(over="ignore", invalid="ignore"):  # a float64 past float32 is an inf for check_finite
+                self._fill(out[:, rows, columns], inside)
+        return out
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of shape, dtype and content. Equal latents have equal digests in every container.
+
+        Every row of every channel is hashed (little-endian), then the hashes, row by row. Reads everything once, in
+        bounded memory, on the first call.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        shape = [self.channels, self.height, self.width]
+        total = hashlib.sha256(json.dumps(["latents", shape, self.dtype.name]).encode())
+        for row in self._rows():
+            total.update(row)
+        return total.hexdigest()
+
+
+def open_latents(path_or_array: Path | NDArray[Any], *, channels: int | None = None) -> LatentSource:
+    """Open latents: a .npy file, a .zarr array (or a group with one array), or an array in memory.
+
+    `channels`: how many there must be. BadLatents for a missing, truncated or foreign file and for a wrong shape or
+    type; no value is read yet.
+    """
+    source: LatentSource
+    if isinstance(path_or_array, np.ndarray):
+        source = _ArrayLatents(path_or_array)
+    else:
+        path = Path(path_or_array)
+        if not path.exists():
+            raise BadLatents(f"{path} does not exist; wanted latents as .npy or .zarr; check the path")
+        match path.suffix.lower():
+            case ".npy" if path.is_file():
+                source = _NpyLatents(path)
+            case ".zarr":
+                source = _ZarrLatents(path)
+            case suffix:
+                raise BadLatents(f"{path} is a {suffix or 'nameless'} file; wanted latents as .npy or .zarr; {_REMEDY}")
+    if channels is not None and source.channels != channels:
+        shape = source.channels, source.height, source.width
+        hint = "move the channels to the front" if channels == source.width else "use the bundle they were made for"
+        raise BadLatents(f"{source.name} has shape {shape}; wanted {channels} channels; {hint}")
+    return source
+
+
+def check_finite(values: NDArray[np.float32], where: Region, name: str = "latents") -> None:
+    """BadLatents for the first NaN or infinity in `values`, float32 (channels, h, w) read at `where`.
+
+    Two passes of min and max when all is well: about 0.1 ms a megabyte.
+    """
+    with np.errstate(invalid="ignore"):
+        if values.size == 0 or (np.isfinite(values.min()) and np.isfinite(values.max())):
+            return
+    channel, row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
+    raise BadLatents(
+        f"{name} has {values[channel, row, column]} at channel {channel}, row {where.y0 + row}, column "
+        f"{where.x0 + column}; wanted finite numbers; make the latents again, in float32 if they overflowed"
+    )
+
+
+class NpyFile:
+    """A .npy file as `planes` of (rows, columns), C order, read with pread. `columns` may be several values wide.
+
+    `shape`, `dtype`: as in its header. BadLatents when it is not a .npy file or its length is not what the header says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise BadLatents(f"{path}: {cause.strerror}; wanted to read it; check its permissions") from cause
+        weakref.finalize(self, os.close, self._fd)
+        self.shape, fortran, self.dtype, self._data_at = self._header()
+        if fortran:
+            raise BadLatents(f"{path} is in Fortran order; wanted C order; save numpy.ascontiguousarray(array)")
+        found, values = os.fstat(self._fd).st_size, math.prod(self.shape)
+        wanted = self._data_at + values * self.itemsize
+        if found != wanted:
+            state = "truncated" if found < wanted else "too long"
+            raise BadLatents(
+                f"{path} is {state}: {found} bytes; wanted {wanted} for {self.dtype} {self.shape}; write it again"
+            )
+
+    @property
+    def itemsize(self) -> int:
+        return int(self.dtype.itemsize)
+
+    def _header(self) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+        try:
+            with os.fdopen(os.dup(self._fd), "rb") as file:
+                match npy.read_magic(file):
+                    case (1, 0):
+                        shape, fortran, dtype = npy.read_array_header_1_0(file)
+                    case (2, 0):
+                        shape, fortran, dtype = npy.read_array_header_2_0(file)
+                    case version:
+                        raise ValueError(f"version {version}")
+                if dtype.hasobject:
+                    raise ValueError("Python objects")
+                return shape, fortran, dtype, file.tell()
+        except (ValueError, OSError) as cause:
+            raise BadLatents(
+                f"{self.path} is no .npy file ({first_line(cause)}); wanted a plain array; {_REMEDY}"
+            ) from cause
+
+    def read(self, plane: int, region: Region, rows: int, columns: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(first row, values) for runs of rows of `region` in one plane of rows x columns values, top to bottom.
+
+        One pread a run: several rows where the gap between them is small, else one row.
+        """
+        row_nbytes, span = columns * self.itemsize, region.width * self.itemsize
+        together = max(1, _CHUNK_NBYTES // row_nbytes) if row_nbytes - span <= _GAP_NBYTES else 1
+        for y in range(region.y0, region.y1, together):
+            count = min(together, region.y1 - y)
+            at = self._data_at + ((plane * rows + y) * columns + region.x0) * self.itemsize
+            data = self._pread((count - 1) * row_nbytes + span, at)
+            yield y, np.ndarray((count, region.width), self.dtype, data, strides=(row_nbytes, self.itemsize))
+
+    def _pread(self, nbytes: int, at: int) -> bytes:
+        try:
+            data = os.pread(self._fd, nbytes, at)
+            while len(data) < nbytes:  # one call gives at most 2 GiB
+                more = os.pread(self._fd, nbytes - len(data), at + len(data))
+                if not more:
+                    raise BadLatents(f"{self.path} ends before byte {at + nbytes}; wanted all of it; write it again")
+                data += more
+        except OSError as cause:
+            raise BadLatents(f"{self.path}: {cause.strerror}; wanted {nbytes} bytes at {at}; check the disk") from cause
+        return data
+
+
+class _NpyLatents(LatentSource):
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._file = NpyFile(path)
+        self.dtype = _checked_dtype(self._file.dtype, self.name)
+        self.channels, self.height, self.width = _checked_shape(self._file.shape, self.name)
+
+    def _fill(self, out: NDArray[np.float32], region: Region) -> None:
+        for channel in range(self.channels):
+            for y, values in self._file.read(channel, region, self.height, self.width):
+                out[channel, y - region.y0 : y - region.y0 + len(values)] = values
+
+    def _rows(self) -> Iterator[bytes]:
+        group = max(1, _CHUNK_NBYTES // (self.channels * self.width * self.dtype.itemsize))
+        for y0 in range(0, self.height, group):
+            region = Region(y0, 0, min(y0 + group, self.height), self.width)
+            hashes: list[list[bytes]] = [[] for _ in range(region.height)]
+            for channel in range(self.channels):
+                for y, values in self._file.read(channel, region, self.height, self.width):
+                    for i, row in enumerate(_little(values)):
+                        hashes[y - y0 + i].append(hashlib.sha256(row).digest())
+            yield from (b"".join(row) for row in hashes)
+
+
+class _ArrayLatents(LatentSource):
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.name = "the array"
+        self.dtype = _checked_dtype(array.dtype, self.name)
+        self.channels, self.height, self.width = shape = _checked_shape(array.shape, self.name)
+        self._array = array.reshape(shape)
+
+    def _fill(self, out: NDArray[np.float32], region: Region) -> None:
+        rows, columns = region.slices
+        out[...] = self._array[:, rows, columns]
+
+    def _rows(self) -> Iterator[bytes]:
+        for y in range(self.height):
+            yield b"".join(hashlib.sha256(row).digest() for row in _little(self._array[:, y]))
+
+
+class _ZarrLatents(LatentSource):
+    """A chunk is decoded whole at every read that meets it, so chunks past 256 MiB are refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._array = array = _zarr_array(path)
+        self.dtype = _checked_dtype(np.dtype(array.dtype), self.name)
+        self.channels, self.height, self.width = _checked_shape(array.shape, self.name)
+        nbytes = math.prod(array.chunks) * self.dtype.itemsize
+        if nbytes > _ZARR_CHUNK_NBYTES:
+            raise BadLatents(
+                f"{path} has chunks of {nbytes >> 20} MiB, each decoded whole; wanted at most "
+                f"{_ZARR_CHUNK_NBYTES >> 20} MiB; write it again with smaller chunks, say 256 x 256 cells"
+            )
+
+    def _values(self, region: Region) -> NDArray[Any]:
+        rows, columns = region.slices
+        try:
+            values = self._array[(0,) * (self._array.ndim - 3) + (slice(None), rows, columns)]
+        except (ValueError, RuntimeError, OSError, KeyError) as cause:  # as codecs and stores report damage
+            raise BadLatents(
+                f"{self.name} has a damaged chunk in {region} ({first_line(cause)}); wanted all of it; write it again"
+            ) from cause
+        return np.asarray(values)
+
+    def _fill(self, out: NDArray[np.float32], region: Region) -> None:
+        out[...] = self._values(region)
+
+    def _rows(self) -> Iterator[bytes]:
+        """Chunk by chunk, each decoded once: rows are hashed as their pieces come, left to right."""
+        tall, wide = self._array.chunks[-2:]
+        for y0 in range(0, self.height, tall):
+            y1 = min(y0 + tall, self.height)
+            hashes = [[hashlib.sha256() for _ in range(self.channels)] for _ in range(y1 - y0)]
+            for x0 in range(0, self.width, wide):
+                values = _little(self._values(Region(y0, x0, y1, min(x0 + wide, self.width))))
+                for y, row in enumerate(hashes):
+                    for channel, piece in enumerate(row):
+                        piece.update(values[channel, y])
+            yield from (b"".join(piece.digest() for piece in row) for row in hashes)
+
+
+def _zarr_array(path: Path) -> Any:
+    try:
+        import zarr
+    except ModuleNotFoundError as cause:
+        raise MissingBackend("reading .zarr needs zarr: pip install zarr") from cause
+    try:
+        found = zarr.open(str(path), mode="r")
+        arrays = [found] if isinstance(found, zarr.Array) else sorted((array for _, array in found.arrays()), key=str)
+    except Exception as cause:  # zarr raises whatever its metadata parser meets
+        raise BadLatents(
+            f"{path} is no zarr array ({first_line(cause)}); wanted one of (channels, height, width)"
+        ) from cause
+    if len(arrays) != 1:
+        names = ", ".join(array.basename for array in arrays) or "none"
+        raise BadLatents(f"{path} is a group with {len(arrays)} arrays ({names}); wanted one array; give its own path")
+    return arrays[0]
+
+
+def _checked_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+        what = f"{dtype} (bfloat16?)" if dtype.itemsize == 2 else str(dtype)
+        raise BadLatents(f"{name} holds {what}; wanted float16, float32 or float64; {_REMEDY}")
+    return dtype
+
+
+def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
+    plain = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
+    if len(plain) != 3 or 0 in plain:
+        raise BadLatents(f"{name} has shape {shape}; wanted (channels, height, width), one picture; index it first")
+    return int(plain[0]), int(plain[1]), int(plain[2])
+
+
+def first_line(error: Exception) -> str:
+    """What other people's errors say, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _little(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values, contiguous and little-endian, as what is hashed."""
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
