@@ -59,16 +59,19 @@ def cut(program: Program, barriers: Iterable[Site]) -> list[Segment]:
     opens = {site.op: index for index, site in enumerate(barriers)}
     stage: dict[str, int] = {program.input: 0}
     used: dict[str, set[int]] = {program.input: set()}
+    queries: set[str] = set()
     for op in program.ops:
         index = max([stage[arg] for arg in op.args], default=0)
         stage[op.out] = max(index, opens[op.out] + 1) if op.out in opens else index
         used[op.out] = set()
         measured = measured_values(op) if op.out in opens else ()
         for arg in op.args:
-            if op.kind != "cell_sum" and not (op.kind == "attention" and arg == op.args[1]):
+            if op.kind not in ("cell_sum", "attention"):
                 used[arg].add(stage[op.out])
             if arg in measured:
                 used[arg].add(opens[op.out])
+        if op.kind == "attention":
+            queries.add(op.args[0])
     frozen = {op.out for op in program.ops if op.kind == "cell_sum"}
     outside = frozen | {op.out for op in program.ops if op.kind == "attention"}
     segments = []
@@ -76,7 +79,8 @@ def cut(program: Program, barriers: Iterable[Site]) -> list[Segment]:
         ops = tuple(op for op in program.ops if stage[op.out] == index and op.out not in outside)
         made = {op.out for op in ops}
         inputs = tuple(v for v in used if index in used[v] and v not in made and v not in frozen)
-        outputs = tuple(v for v in used if v in made and (v == program.output or max(used[v], default=0) > index))
+        leaving = queries | {program.output}
+        outputs = tuple(v for v in used if v in made and (v in leaving or max(used[v], default=0) > index))
         segments.append(Segment(ops, inputs, outputs))
     return segments
 

@@ -227,7 +227,8 @@ def write_segment(
     tensors = [helper.make_tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)
                for n, a in backend.initializers.items()]
     tensors += [_external(n, s, offsets[n], weights_file) for n, s in backend.external.items()]
-    tensors += [_placeholder(n, s) for n, s in backend.parameters.items()]
+    start = min(place for place, _ in offsets.values())
+    tensors += [_placeholder(n, s, start, weights_file) for n, s in backend.parameters.items()]
     used = _reachable(backend.nodes, list(results))
     graph = helper.make_graph(used, program.name, inputs, outputs, [t for t in tensors if _is_read(t.name, used)])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -260,11 +261,7 @@ def _external(name: str, shape: tuple[int, ...], place: tuple[int, int], file: s
     return tensor
 
 
-def _placeholder(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
-    """A frozen site: the engine puts the summary's values here before it loads the graph."""
-    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="summary")
-    tensor.external_data.add(key="offset", value="0")
-    tensor.external_data.add(key="length", value=str(4 * int(np.prod(shape, dtype=np.int64))))
-    return tensor
+def _placeholder(name: str, shape: tuple[int, ...], start: int, file: str) -> onnx.TensorProto:
+    """A frozen site: an engine puts the summary's values here before it optimises the graph. Until then it shows some
+    bytes of the weights file, so that every reader of ONNX can load the graph."""
+    return _external(name, shape, (start, 4 * int(np.prod(shape, dtype=np.int64))), file)

@@ -1,0 +1,62 @@
+"""`widefield export`: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from widefield.errors import BadRequest
+
+
+def export_bundle(checkpoint: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Export an autoencoder into a new folder `out`, whole or not at all; returns the manifest.
+
+    Raises BadCheckpoint for what cannot be read, UnsupportedGraph for what cannot be localised, BadRequest where `out`
+    exists and `overwrite` is false.
+    """
+    from widefield_export.checkpoint import load_autoencoder
+
+    if out.exists() and not overwrite:
+        raise BadRequest(f"{out} exists; name another folder or pass --overwrite")
+    if not out.absolute().parent.is_dir():
+        raise BadRequest(f"{out.absolute().parent} is no folder; make it first")
+    loaded = load_autoencoder(checkpoint)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        manifest = build_bundle(loaded.vae, work, name=checkpoint.absolute().stem, source=loaded.source_files)
+        work.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return manifest
+
+
+def build_bundle(vae: Any, folder: Path, *, name: str, source: dict[str, str]) -> dict[str, Any]:
+    """Localise both directions of a diffusers autoencoder and write them into `folder`."""
+    import diffusers
+    import torch
+
+    import widefield
+    from widefield_export.families import latent_channels, localise, scale_factor
+    from widefield_export.write_bundle import write_bundle
+
+    programs = {direction: localise(vae, direction) for direction in ("decoder", "encoder")}
+    about = {
+        "name": name,
+        "family": type(vae).__name__,
+        "scale": scale_factor(vae),
+        "latent_channels": latent_channels(vae),
+        "created": {
+            "widefield": widefield.__version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+        },
+        "source": source,
+    }
+    return write_bundle(folder, programs, about)

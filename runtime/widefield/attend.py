@@ -1,0 +1,40 @@
+"""Softmax attention between two fused graphs: blocks of queries against the frozen tokens, memory O(block)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.engine import EngineOptions, open_engine
+
+Array = NDArray[np.float32]
+SCORES_NBYTES = 16 << 20  # of one block
+
+
+def block_rows(tokens: int) -> int:
+    """Query rows whose scores fit in a block; a multiple of 16."""
+    return max(16, SCORES_NBYTES // (4 * max(1, tokens)) // 16 * 16)
+
+
+class Attention:
+    """Attention to fixed keys (tokens, width). Runs on ONNX Runtime whatever the convolutions run on: its shapes vary."""
+
+    def __init__(self, graph: Path, keys: Array, options: EngineOptions) -> None:
+        self.keys = np.ascontiguousarray(keys)
+        self.rows = block_rows(len(keys))
+        backend = EngineOptions("ort", "f32", options.threads, options.workers)
+        self._engine = open_engine(graph, {}, {}, backend)
+
+    def __call__(self, query: Array) -> Array:
+        """(batch, cells, width) queries to results of the same shape."""
+        flat = np.ascontiguousarray(query).reshape(-1, query.shape[-1])
+        out = np.empty_like(flat)
+        for start in range(0, len(flat), self.rows):
+            block = slice(start, start + self.rows)
+            self._engine.run({"query": flat[block], "keys": self.keys}, {"result": out[block]})
+        return out.reshape(query.shape)
+
+    def close(self) -> None:
+        self._engine.close()

@@ -1,0 +1,98 @@
+"""The frozen result of every site: with it any tile decodes alone, later, elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.bundle import Component, GraphSpec
+from widefield.errors import BadRequest
+
+FORMAT = "widefield-summary-1"
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`arrays` are what graphs read, by parameter name, and `RESULT.keys` for attentions; `moments` what norms were
+    measured to be, `RESULT.mean`, `.variance` and their standard errors, in float64 and of every group.
+
+    `about`: method ("exact" or "sampled"), component, bundle (digest), latents (digest), cells, seed, keys.
+    """
+
+    arrays: Mapping[str, Array]
+    moments: Mapping[str, NDArray[np.float64]]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def parameters(self, graph: GraphSpec) -> dict[str, Array]:
+        """What one graph needs, in its shapes."""
+        return {name: self.arrays[name].reshape(shape) for name, shape in graph.parameters.items()}
+
+    def keys(self, result: str) -> Array:
+        """Tokens (n, width) of the attention that makes `result`."""
+        return self.arrays[f"{result}.keys"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that a decode reads from it."""
+        total = hashlib.sha256()
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            total.update(f"{name} {array.shape}\n".encode())
+            total.update(array.tobytes())
+        return total.hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in self.arrays.values()) + sum(m.nbytes for m in self.moments.values())
+
+    def largest_standard_error(self) -> float:
+        """Of the means, in standard deviations of their group: 0 for an exact summary."""
+        worst = 0.0
+        for name, error in self.moments.items():
+            if name.endswith(".mean_error"):
+                deviation = np.sqrt(self.moments[name.replace(".mean_error", ".variance")])
+                worst = max(worst, float(np.max(error / np.maximum(deviation, 1e-12), initial=0.0)))
+        return worst
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        tensors: dict[str, NDArray[np.float32] | NDArray[np.float64]] = {
+            **{f"array/{k}": np.ascontiguousarray(v) for k, v in self.arrays.items()},
+            **{f"moment/{k}": np.ascontiguousarray(v) for k, v in self.moments.items()},
+        }
+        work = path.with_name(f".{path.name}.part")
+        save_file(tensors, work, metadata={"format": FORMAT, "about": json.dumps(dict(self.about), sort_keys=True)})
+        work.replace(path)
+
+
+def load_summary(path: Path, component: Component, bundle_digest: str) -> Summary:
+    """Read a saved summary and check that it was measured with this bundle; raises BadRequest otherwise."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise BadRequest(f"{path} is no file; --summary takes auto, exact, sampled or a saved summary")
+    arrays: dict[str, Array] = {}
+    moments: dict[str, NDArray[np.float64]] = {}
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            metadata = tensors.metadata() or {}
+            for key in tensors.keys():  # noqa: SIM118 -- a safe_open object is no mapping
+                kind, _, name = key.partition("/")
+                (arrays if kind == "array" else moments)[name] = tensors.get_tensor(key)
+    except (SafetensorError, OSError) as cause:
+        raise BadRequest(f"{path} is no summary ({cause}); measure it again with --summary sampled") from cause
+    if metadata.get("format") != FORMAT:
+        raise BadRequest(f"{path} is not a {FORMAT}; measure it again with --summary sampled")
+    about = json.loads(metadata["about"])
+    if about.get("bundle") != bundle_digest or about.get("component") != component.name:
+        raise BadRequest(f"{path} was measured with another bundle; measure it again with --summary sampled")
+    return Summary(arrays, moments, about)

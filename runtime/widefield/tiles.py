@@ -1,0 +1,82 @@
+"""What a tile reads: its part of the input with margins, and which of it lies inside the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.bundle import Component
+from widefield.geometry import Region
+
+Array = NDArray[np.float32]
+
+
+class Source(Protocol):
+    """A component's input: (channels, height, width); zeros outside the picture."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    def read(self, region: Region) -> Array: ...
+
+
+def size_in_cells(component: Component, source: Source) -> tuple[int, int]:
+    """(height, width) of the picture in latent cells."""
+    return source.height // component.input_scale, source.width // component.input_scale
+
+
+def gather(component: Component, source: Source, tiles: Sequence[Region]) -> Array:
+    """(batch, channels, rows, columns) of equal tiles, in cells, with the component's margin around each."""
+    scale, margin = component.input_scale, component.margin_cells
+    first = tiles[0].grown(margin).scaled(scale)
+    out = np.empty((len(tiles), source.channels, first.height, first.width), np.float32)
+    for index, tile in enumerate(tiles):
+        out[index] = source.read(tile.grown(margin).scaled(scale))
+    return out
+
+
+def inside(component: Component, tiles: Sequence[Region], height: int, width: int) -> Array:
+    """(batch, 1, rows, columns), 1 where a cell of the tile or its margin lies in the picture, else 0."""
+    picture = Region(0, 0, height, width)
+    first = tiles[0].grown(component.margin_cells)
+    out = np.zeros((len(tiles), 1, first.height, first.width), np.float32)
+    for index, tile in enumerate(tiles):
+        reach = tile.grown(component.margin_cells)
+        ys, xs = reach.clipped(picture).shifted(-reach.y0, -reach.x0).slices
+        out[index, 0, ys, xs] = 1.0
+    return out
+
+
+def is_border(component: Component, tile: Region, height: int, width: int) -> bool:
+    """Whether the tile's margin leaves the picture, so that its graph needs masks."""
+    return not tile.grown(component.margin_cells).within(Region(0, 0, height, width))
+
+
+def output_shapes(
+    component: Component, names: Sequence[str], batch: int, rows: int, columns: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of values for a batch of tiles of rows x columns cells."""
+    return {name: component.values[name].shape(batch, rows, columns) for name in names}
+
+
+def input_shapes(
+    component: Component, names: Sequence[str], batch: int, rows: int, columns: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a graph's inputs, its mask included."""
+    margin = 2 * component.margin_cells
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if name == "inside":
+            shapes[name] = (batch, 1, rows + margin, columns + margin)
+        else:
+            shapes[name] = component.values[name].shape(batch, rows, columns)
+    return shapes
+
+
+Shapes = Mapping[str, tuple[int, ...]]
