@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.pictures import reference_pyramid
+from store.pictures import picture, read_level, reference_pyramid, tile_of
 from store.victims import ROOT
+from widefield.store import PyramidWriter, StoreSpec, create_or_resume, open_store
 from widefield.store.box import box, box_reference
 
 
@@ -36,6 +37,20 @@ def test_box_reads_views_and_fills_what_it_is_given():
     np.testing.assert_array_equal(out, box_reference(a[10:50, 7:67]))
     with pytest.raises(ValueError, match=r"\(h, w, 3\) uint8"):
         box(a[..., 0])
+
+
+def test_a_half_made_elsewhere_is_taken_as_it_is(tmp_path):
+    image = picture(333, 290)
+    with create_or_resume(tmp_path / "out.tif", StoreSpec(333, 290, "5eed", codec="deflate", tile_px=64)) as store:
+        with pytest.raises(ValueError, match=r"half of tile 4,5 is uint8 \(17, 7, 3\)"), PyramidWriter(store) as writer:
+            writer.put(4, 5, tile_of(image, 64, 4, 5), half=np.zeros((17, 6, 3), np.uint8))
+        with PyramidWriter(store) as writer:
+            for row, column in writer.missing():
+                tile = tile_of(image, 64, row, column)
+                writer.put(row, column, tile, half=box_reference(tile))
+    with open_store(tmp_path / "out.tif") as store:
+        for level, want in enumerate(reference_pyramid(image, len(store.levels))):
+            np.testing.assert_array_equal(read_level(store, level), want)
 
 
 def test_threads_do_not_share_scratch_memory():

@@ -1,6 +1,6 @@
 """Level-0 tiles in, a whole pyramid out, in one pass and on threads of its own.
 
-    tile -> its quarter of the parent (box mean, exact) -> canvas file -> encode -> commit; then, if that was the
+    tile -> encode -> its quarter of the parent (box mean, exact) -> canvas file -> commit; then, if that was the
     parent's last quarter, the parent goes the same way, on the same thread
 
 Tiles may come in any order; in Morton order O(levels) ancestors are open at a time. Memory: queue_tiles + 3 a thread
@@ -50,7 +50,10 @@ class PyramidWriter:
             self._canvases = Canvases(store.sidecar.path / "canvases", store.spec.tile_px)
             self._todo = self._what_remains()
             self._resume_ancestors()
-        self._queue: queue.Queue[tuple[Key, Pixels] | None] = queue.Queue(queue_tiles)
+        self._jobs: queue.SimpleQueue[tuple[Key, Pixels, Pixels | None] | None] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()  # a bounded queue, without queue.Queue's Python
+        for _ in range(queue_tiles):
+            self._places.put(None)
         self._threads = [threading.Thread(target=self._work, name=f"store-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -95,17 +98,25 @@ class PyramidWriter:
 
     # What callers give.
 
-    def put(self, row: int, column: int, pixels: Pixels) -> None:
+    def put(self, row: int, column: int, pixels: Pixels, *, half: Pixels | None = None) -> None:
         """Take a level-0 tile, uint8 (h, w, 3), clipped or full, C-contiguous at best. Blocks while the queue is full.
 
-        StoreError, once and for all, when an earlier tile could not be written; ValueError for a tile of another shape.
+        `half` is its box mean (box.py), clipped alike, when an engine's epilogue has made it already: it saves a sixth
+        of the work. StoreError, once and for all, when an earlier tile could not be written; ValueError for a tile of
+        another shape.
         """
         self._raise()
         if self._closed:
             raise ValueError("the writer is closed")
         pixels = self._store.clipped(0, row, column, pixels)
+        if half is not None:
+            height, width = -(-pixels.shape[0] // 2), -(-pixels.shape[1] // 2)
+            half = half[:height, :width]
+            if half.dtype != np.uint8 or half.shape != (height, width, 3):
+                raise ValueError(f"half of tile {row},{column} is uint8 ({height}, {width}, 3), got {half.shape}")
         if self._todo[0][row, column]:
-            self._queue.put(((0, row, column), pixels))
+            self._places.get()
+            self._jobs.put(((0, row, column), pixels, half))
 
     def close(self) -> None:
         """Write what is queued, check that every tile of every level is there, and finish the store.
@@ -142,7 +153,7 @@ class PyramidWriter:
 
     def _drain(self) -> None:
         while self._running:
-            self._queue.put(None)
+            self._jobs.put(None)
             self._running -= 1
         for thread in self._threads:
             thread.join()
@@ -158,7 +169,8 @@ class PyramidWriter:
     # What the threads do.
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
+        while (job := self._jobs.get()) is not None:
+            self._places.put(None)
             if self._error is not None:
                 continue  # keep the queue moving, so that nobody waits for ever
             try:
@@ -166,33 +178,38 @@ class PyramidWriter:
             except Exception as error:  # noqa: BLE001  it is raised again, at the next put or close
                 self._error = error
 
-    def _make(self, key: Key, pixels: Pixels) -> None:
-        """Commit a tile, and every ancestor that it completes."""
+    def _make(self, key: Key, pixels: Pixels, half: Pixels | None = None) -> None:
+        """Commit a tile, and every ancestor that it completes. `half`: its box mean, where somebody has it."""
         while True:
             parent, quarter = self._parent(key)
+            data = self._encode(key, pixels)  # first, since it brings the pixels into the cache for `box`
             completes = False
             if parent is not None and self._todo[parent[0]][parent[1:]]:
-                completes = self._canvases.put(parent, quarter, self._halved(pixels), len(self._children(parent)))
-            self._commit(key, pixels)
+                half = self._halved(pixels) if half is None else np.ascontiguousarray(half)
+                completes = self._canvases.put(parent, quarter, half, len(self._children(parent)))
+            self._commit(key, data)
             if not completes or parent is None:
                 return
-            key, pixels = parent, self._assembled(parent)
+            key, pixels, half = parent, self._assembled(parent), None
 
     def _halved(self, pixels: Pixels) -> Pixels:
         height, width = -(-pixels.shape[0] // 2), -(-pixels.shape[1] // 2)
         return box(pixels, out=scratch("half", height * width * 3).reshape(height, width, 3))
 
-    def _commit(self, key: Key, pixels: Pixels) -> None:
+    def _encode(self, key: Key, pixels: Pixels) -> bytes:
         start = time.perf_counter()
         data = self._store.encode(*key, pixels)
-        seconds = time.perf_counter() - start
+        with self._lock:
+            self.encode_seconds += time.perf_counter() - start
+        return data
+
+    def _commit(self, key: Key, data: bytes) -> None:
         self._store.commit(*key, data)
         level, row, column = key
         self._todo[level][row, column] = False
         self._canvases.free(key)
         with self._lock:
             self.bytes_written += len(data)
-            self.encode_seconds += seconds
 
     def _assembled(self, key: Key) -> Pixels:
         return self._canvases.take(key, *self._store.tile_shape(*key), self._store.spec.tile_px)
