@@ -201,22 +201,22 @@ def write_segment(
     segment: Segment,
     *,
     masked: bool,
-    measured: Site | None,
+    measured: Sequence[Site],
     offsets: Mapping[str, tuple[int, int]],
     weights_file: str,
 ) -> Graph:
     """The segment as one ONNX model. `offsets` gives each weight's first byte and length in `weights_file`.
 
     Inputs are the segment's, and `inside` (batch, 1, rows, columns) where `masked`; outputs are the segment's, and the
-    partial statistics of the measured site, called `site.mean` and so on.
+    partial statistics of the measured sites, called `site.INDEX.mean` and so on.
     """
     backend = OnnxBackend(program)
     layouts = program.layouts()
     given = {name: name for name in segment.inputs}
     walk = Walk(program, backend, given, INSIDE if masked else None)
     results = walk.run(segment)
-    if measured is not None:
-        results |= {f"site.{key}": value for key, value in walk.measure(measured).items()}
+    for site in measured:
+        results |= {f"site.{site.index}.{key}": value for key, value in walk.measure(site).items()}
     for name, handle in results.items():
         if handle != name:
             backend.node("Identity", [handle], name=name)

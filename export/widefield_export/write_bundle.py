@@ -3,7 +3,8 @@
     manifest.json          what is here, in words and numbers; widefield.bundle describes every field
     weights.safetensors    all weights, rewritten ones included; the graphs point into it
     decoder.sweep.NN.onnx  stage NN of the sweep that measures a summary, masks included
-    decoder.{interior,border}.N.onnx   the fused graphs that decode, cut at softmax attentions
+    decoder.{interior,border,certified}.N.onnx   the fused graphs that decode, cut at softmax attentions; `certified`
+                           ones also give the true statistics of every norm
     encoder.*              the same for the encoder
     attention.onnx         one block of queries against the frozen tokens
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from widefield.bundle import FORMAT, MANIFEST, VERSION
-from widefield_export.program import Program, channels_of, scale_of
+from widefield_export.program import Program, Site, channels_of, scale_of
 from widefield_export.segments import Segment, cut, flops, live_elements
 from widefield_export.to_onnx import IR_VERSION, OPSET, write_segment
 
@@ -81,8 +82,7 @@ def _write_component(
     sweep = cut(program, sites)
     stream = cut(program, attentions)
 
-    def graph(segment: Segment, file: str, *, masked: bool, site: int | None) -> dict[str, Any]:
-        measured = None if site is None or site >= len(sites) else sites[site]
+    def graph(segment: Segment, file: str, *, masked: bool, measured: Sequence[Site] = ()) -> dict[str, Any]:
         written = write_segment(
             program, segment, masked=masked, measured=measured, offsets=offsets, weights_file=WEIGHTS
         )
@@ -104,12 +104,14 @@ def _write_component(
         "margin_cells": program.margin_cells,
         "values": {value: _value_entry(program, value) for value in sorted(names)},
         "sites": [_site_entry(program, site.index) for site in sites],
-        "sweep": [graph(s, f"{name}.sweep.{i:02}.onnx", masked=True, site=i) for i, s in enumerate(sweep)],
+        "sweep": [graph(s, f"{name}.sweep.{i:02}.onnx", masked=True, measured=sites[i : i + 1]) for i, s in enumerate(sweep)],
         "stream": {
-            kind: [
-                graph(s, f"{name}.{kind}.{i}.onnx", masked=kind == "border", site=None) for i, s in enumerate(stream)
-            ]
-            for kind in ("interior", "border")
+            "interior": [graph(s, f"{name}.interior.{i}.onnx", masked=False) for i, s in enumerate(stream)],
+            "border": [graph(s, f"{name}.border.{i}.onnx", masked=True) for i, s in enumerate(stream)],
+            "certified": [
+                graph(s, f"{name}.certified.{i}.onnx", masked=True, measured=_certifiable(sites, s))
+                for i, s in enumerate(stream)
+            ],
         },
     }
     cell = sum(flops(program, s.ops, margins).a for s in stream)
@@ -118,6 +120,12 @@ def _write_component(
         width = attentions[0].attrs["width"]
         component["keys"] = 1 << max(8, int(np.log2(KEYS_SHARE * cell / (4 * width))))
     return component
+
+
+def _certifiable(sites: Sequence[Site], segment: Segment) -> list[Site]:
+    """The sites whose true statistics a fused graph can give: norms, where the value is at hand in this segment."""
+    at_hand = {op.out for op in segment.ops} | set(segment.inputs)
+    return [site for site in sites if site.kind == "norm" and site.value in at_hand and any(op.out == site.op for op in segment.ops)]
 
 
 def _coefficients(found: Iterable[Any]) -> list[list[int]]:

@@ -1,3 +1,18 @@
-"""Widefield: pictures too large to hold, decoded, generated and served tile by tile in a planned memory budget."""
+"""Widefield: pictures too large to hold, decoded, generated and served tile by tile in a planned memory budget.
+
+    import widefield
+    model = widefield.open("vae.wf")
+    model.decode("latents.npy").save("picture.tif", memory="2GiB")
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "open"]
+
+
+def open(bundle: Any = None) -> Any:  # noqa: A001
+    """The model in a bundle's folder; None opens the embedded checkpoint. See widefield.model.Model."""
+    from widefield.model import open as open_model
+
+    return open_model(bundle)

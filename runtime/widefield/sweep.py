@@ -161,11 +161,11 @@ class _Sweep:
     def _statistic_shapes(self, site: SiteSpec) -> dict[str, tuple[int, ...]]:
         match site.kind:
             case "norm":
-                return {"site.mean": (site.groups,), "site.m2": (site.groups,)}
+                return {f"site.{site.index}.mean": (site.groups,), f"site.{site.index}.m2": (site.groups,)}
             case "attention":
-                return {"site.tokens": (self.rows * self.columns * site.scale**2, site.width)}
+                return {f"site.{site.index}.tokens": (self.rows * self.columns * site.scale**2, site.width)}
             case _:
-                return {"site.sum": site.shape}
+                return {f"site.{site.index}.sum": site.shape}
 
     def _feed(self, name: str, start: int, stop: int, tiles: Sequence[Region]) -> Array:
         if name == "inside":
@@ -175,13 +175,14 @@ class _Sweep:
         return self.held[name].load(start, stop)
 
     def _freeze(self, site: SiteSpec, found: dict[str, NDArray[np.float32]]) -> None:
+        parts = {name.rsplit(".", 1)[1]: array for name, array in found.items()}
         match site.kind:
             case "norm":
-                self._freeze_norm(site, found["site.mean"].astype(np.float64), found["site.m2"].astype(np.float64))
+                self._freeze_norm(site, parts["mean"].astype(np.float64), parts["m2"].astype(np.float64))
             case "attention":
-                self._freeze_attention(site, found["site.tokens"])
+                self._freeze_attention(site, parts["tokens"])
             case _:
-                total = found["site.sum"].astype(np.float64).sum(0) / self.fraction
+                total = parts["sum"].astype(np.float64).sum(0) / self.fraction
                 self.arrays[f"{site.result}.state"] = total.astype(np.float32)
 
     def _freeze_norm(self, site: SiteSpec, mean: NDArray[np.float64], m2: NDArray[np.float64]) -> None:

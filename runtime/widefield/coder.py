@@ -1,0 +1,126 @@
+"""Run a component's fused graphs on tiles: interior ones without masks, border ones with, attention in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.attend import Attention
+from widefield.bundle import Bundle, Component, GraphSpec
+from widefield.certificate import Certifier, is_certified
+from widefield.engine import Engine, EngineOptions, open_engine
+from widefield.geometry import Region
+from widefield.summary import Summary
+from widefield.tiles import Source, gather, input_shapes, inside, is_border, size_in_cells
+
+Array = NDArray[np.float32]
+Kind = Literal["interior", "border", "certified"]
+
+
+class TileCoder:
+    """Tiles of one shape in, arrays (batch, channels, rows, columns) out. Safe to call from `engine.workers` threads.
+
+    Engines open when a tile first needs them: a picture without interior tiles never loads the interior graphs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        component: Component,
+        source: Source,
+        summary: Summary,
+        tile: tuple[int, int],
+        batch: int,
+        options: EngineOptions,
+    ) -> None:
+        self.bundle, self.component, self.source, self.summary = bundle, component, source, summary
+        self.tile, self.batch, self.options = tile, batch, options
+        self.height, self.width = size_in_cells(component, source)
+        self.certifier = Certifier(component, summary, self.height, self.width)
+        self.engine_seconds = 0.0
+        self.calls = 0
+        self._engines: dict[str, Engine] = {}
+        self._attention: dict[str, Attention] = {}
+        self._lock = threading.Lock()
+
+    def kind(self, tile: Region) -> Kind:
+        """Which graphs a tile runs through: a function of its place alone."""
+        if is_certified(tile) and any(name.startswith("site.") for g in self.component.certified for name in g.outputs):
+            return "certified"
+        return "border" if is_border(self.component, tile, self.height, self.width) else "interior"
+
+    def __call__(self, tiles: Sequence[Region]) -> Array:
+        """Up to `batch` tiles of one kind; a short batch is filled up and cut again."""
+        kind = self.kind(tiles[0])
+        full = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]
+        values: dict[str, Array] = {self.component.input: gather(self.component, self.source, full)}
+        if kind != "interior":
+            values["inside"] = inside(self.component, full, self.height, self.width)
+        graphs: tuple[GraphSpec, ...] = getattr(self.component, kind)
+        statistics: dict[str, Array] = {}
+        for index, graph in enumerate(graphs):
+            if index > 0:
+                self._attend(index - 1, values)
+            made = self._run(graph, values)
+            statistics |= {name: x for name, x in made.items() if name.startswith("site.")}
+            values |= made
+            wanted = {name for later in graphs[index + 1 :] for name in later.inputs}
+            wanted |= {self.component.output, *(site.query for site in self.component.attentions[index:])}
+            values = {name: x for name, x in values.items() if name in wanted}
+        for index, tile in enumerate(tiles if statistics else ()):
+            self.certifier.add(tile, {name: x[index] for name, x in statistics.items()})
+        return values[self.component.output][: len(tiles)]
+
+    def _run(self, graph: GraphSpec, values: Mapping[str, Array]) -> dict[str, Array]:
+        engine = self._engine(graph)
+        made: dict[str, Array] = {}
+        for name in graph.outputs:
+            if name.startswith("site."):
+                groups = self.component.sites[int(name.split(".")[1])].groups
+                made[name] = np.empty((self.batch, groups), np.float32)
+            else:
+                made[name] = np.empty(self.component.values[name].shape(self.batch, *self.tile), np.float32)
+        started = time.perf_counter()
+        engine.run({name: values[name] for name in graph.inputs}, made)
+        self._count(time.perf_counter() - started)
+        return made
+
+    def _attend(self, index: int, values: dict[str, Array]) -> None:
+        site = self.component.attentions[index]
+        attention = self._attention_of(site.result)
+        started = time.perf_counter()
+        values[site.result] = attention(values.pop(site.query))
+        self._count(time.perf_counter() - started)
+
+    def _count(self, seconds: float) -> None:
+        with self._lock:
+            self.engine_seconds += seconds
+            self.calls += 1
+
+    def _engine(self, graph: GraphSpec) -> Engine:
+        with self._lock:
+            if graph.file not in self._engines:
+                shapes = input_shapes(self.component, graph.inputs, self.batch, *self.tile)
+                parameters = self.summary.parameters(graph)
+                self._engines[graph.file] = open_engine(self.bundle.file(graph.file), shapes, parameters, self.options)
+            return self._engines[graph.file]
+
+    def _attention_of(self, result: str) -> Attention:
+        with self._lock:
+            if result not in self._attention:
+                graph = self.bundle.file(str(self.bundle.manifest["attention"]))
+                self._attention[result] = Attention(graph, self.summary.keys(result), self.options)
+            return self._attention[result]
+
+    def close(self) -> None:
+        """Give every engine back; calling it twice is harmless."""
+        with self._lock:
+            for engine in (*self._engines.values(), *self._attention.values()):
+                engine.close()
+            self._engines.clear()
+            self._attention.clear()

@@ -1,0 +1,258 @@
+"""The executor: blocks of tiles through a coder, on worker threads, into a pyramid.
+
+A block is a whole number of store tiles and the tiles of the plan start anew in it, so every store tile is made by one
+worker, whatever the plan; blocks go in Morton order. The writer encodes on its own thread; its queue is bounded, and a
+worker that gets ahead of it waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.coder import TileCoder
+from widefield.errors import WidefieldError
+from widefield.geometry import Region, morton_order
+from widefield_kernels.epilogue import to_pixels_reference
+
+Pixels = NDArray[np.uint8]
+LARGEST_BLOCK_PX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a picture of (height, width) cells falls into tiles, blocks and store tiles."""
+
+    height: int
+    width: int
+    scale: int
+    tile: tuple[int, int]
+    store_tile_px: int
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Cells of a block: whole store tiles, whole tiles too where that is not too large."""
+        return tuple(self._block_side(side) for side in self.tile)  # type: ignore[return-value]
+
+    def _block_side(self, tile: int) -> int:
+        unit = math.lcm(self.store_tile_px, self.scale) // self.scale
+        both = math.lcm(unit, tile)
+        return both if both * self.scale <= LARGEST_BLOCK_PX else -(-tile // unit) * unit
+
+    @property
+    def picture(self) -> Region:
+        return Region(0, 0, self.height, self.width)
+
+    def blocks(self) -> Iterator[Region]:
+        """In Morton order, clipped to the picture."""
+        rows, columns = self.block
+        for y, x in morton_order(-(-self.height // rows), -(-self.width // columns)):
+            yield Region(y * rows, x * columns, (y + 1) * rows, (x + 1) * columns).clipped(self.picture)
+
+    def tiles(self, block: Region) -> Iterator[Region]:
+        """The tiles that start in a block, full size: the last may reach past the block or the picture."""
+        rows, columns = self.tile
+        for y in range(block.y0, block.y1, rows):
+            for x in range(block.x0, block.x1, columns):
+                yield Region(y, x, y + rows, x + columns)
+
+    def store_tiles(self, block: Region) -> Iterator[tuple[tuple[int, int], Region]]:
+        """((row, column), its pixels) of the store tiles that a block holds."""
+        side = self.store_tile_px
+        pixels = block.scaled(self.scale)
+        for y in range(pixels.y0, pixels.y1, side):
+            for x in range(pixels.x0, pixels.x1, side):
+                yield (y // side, x // side), Region(y, x, y + side, x + side).clipped(pixels)
+
+    def tile_of(self, y: int, x: int) -> Region:
+        """The tile that makes the cell at (y, x)."""
+        rows, columns = self.block
+        tile_rows, tile_columns = self.tile
+        top, left = y // rows * rows, x // columns * columns
+        top += (y - top) // tile_rows * tile_rows
+        left += (x - left) // tile_columns * tile_columns
+        return Region(top, left, top + tile_rows, left + tile_columns)
+
+
+def decode_region(coder: TileCoder, grid: Grid, region: Region) -> Pixels:
+    """(height, width, 3) uint8 of a region of pixels, tile by tile."""
+    out = np.empty((region.height, region.width, coder.component.output_channels), np.uint8)
+    cells = Region(
+        region.y0 // grid.scale, region.x0 // grid.scale, -(-region.y1 // grid.scale), -(-region.x1 // grid.scale)
+    )
+    found = dict.fromkeys(_tiles_meeting(grid, cells))
+    for batch in batches(coder, found):
+        for tile, values in zip(batch, coder(batch), strict=True):
+            _paste(grid, tile, values, region, out, _kept(grid, tile))
+    return out
+
+
+def _tiles_meeting(grid: Grid, cells: Region) -> Iterator[Region]:
+    rows, columns = grid.block
+    for top in range(cells.y0 // rows * rows, cells.y1, rows):
+        for left in range(cells.x0 // columns * columns, cells.x1, columns):
+            block = Region(top, left, top + rows, left + columns).clipped(grid.picture)
+            yield from (tile for tile in grid.tiles(block) if tile.clipped(cells))
+
+
+def _kept(grid: Grid, tile: Region) -> Region:
+    """The part of a tile that the picture takes: clipped to its block."""
+    rows, columns = grid.block
+    top, left = tile.y0 // rows * rows, tile.x0 // columns * columns
+    return tile.clipped(Region(top, left, top + rows, left + columns)).clipped(grid.picture)
+
+
+def _paste(
+    grid: Grid, tile: Region, values: NDArray[np.float32], region: Region, out: Pixels, kept: Region
+) -> None:
+    """Convert the kept part of a tile that lies in `region` straight into its place in `out`."""
+    part = kept.scaled(grid.scale).clipped(region)
+    if not part:
+        return
+    here = part.shifted(-tile.y0 * grid.scale, -tile.x0 * grid.scale)
+    there = part.shifted(-region.y0, -region.x0)
+    _, bad = to_pixels_reference(values[:, *here.slices], out[there.slices])
+    if bad:
+        raise WidefieldError(
+            f"the decoder gave {bad} values that are not numbers at rows {part.y0}-{part.y1}, columns "
+            f"{part.x0}-{part.x1}; look at the latents there"
+        )
+
+
+def batches(coder: TileCoder, tiles: Iterable[Region]) -> Iterator[list[Region]]:
+    """Runs of tiles of one kind, at most a batch each."""
+    for _, same in itertools.groupby(tiles, key=coder.kind):
+        run = list(same)
+        for start in range(0, len(run), coder.batch):
+            yield run[start : start + coder.batch]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a callback is told: store tiles and pixels done of all, and seconds since the run began."""
+
+    done: int
+    total: int
+    px_done: int
+    px_total: int
+    seconds: float
+
+
+def stream(
+    coder: TileCoder,
+    grid: Grid,
+    missing: NDArray[np.bool_],
+    put: Callable[[int, int, Pixels], None],
+    *,
+    workers: int,
+    progress: Callable[[Progress], None] | None = None,
+    blocks: Iterable[Region] | None = None,
+) -> None:
+    """Make every store tile that is `missing` (rows, columns) and `put` it. An error or Ctrl-C stops all workers."""
+    total, px_total = int(missing.sum()), grid.height * grid.width * grid.scale**2
+    state = _State(total, px_total, progress)
+    work: queue.Queue[Region | None] = queue.Queue(workers)
+
+    def run() -> None:
+        while (block := work.get()) is not None and not state.stopped.is_set():
+            try:
+                _make_block(coder, grid, block, missing, put, state)
+            except BaseException as error:  # noqa: BLE001 -- handed to the caller's thread, which raises it
+                state.fail(error)
+
+    threads = [threading.Thread(target=run, name=f"decode-{n}", daemon=True) for n in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        for block in grid.blocks() if blocks is None else blocks:
+            if any(missing[index] for index, _ in grid.store_tiles(block)):
+                _offer(work, block, state)
+            if state.stopped.is_set():
+                break
+    except BaseException:
+        state.stopped.set()
+        raise
+    finally:
+        _finish(work, threads, state)
+    if state.error is not None:
+        raise state.error
+
+
+class _State:
+    def __init__(self, total: int, px_total: int, progress: Callable[[Progress], None] | None) -> None:
+        self.total, self.px_total, self.progress = total, px_total, progress
+        self.done = self.px_done = 0
+        self.started = time.perf_counter()
+        self.stopped = threading.Event()
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()
+
+    def fail(self, error: BaseException) -> None:
+        with self.lock:
+            self.error = self.error or error
+        self.stopped.set()
+
+    def count(self, px: int) -> None:
+        with self.lock:
+            self.done += 1
+            self.px_done += px
+            if self.progress is not None:
+                seconds = time.perf_counter() - self.started
+                self.progress(Progress(self.done, self.total, self.px_done, self.px_total, seconds))
+
+
+def _offer(work: queue.Queue[Region | None], block: Region, state: _State) -> None:
+    """Queue a block, giving up when the workers have stopped."""
+    while not state.stopped.is_set():
+        try:
+            work.put(block, timeout=0.2)
+        except queue.Full:
+            continue
+        return
+
+
+def _finish(work: queue.Queue[Region | None], threads: Sequence[threading.Thread], state: _State) -> None:
+    for _ in threads:
+        while any(thread.is_alive() for thread in threads):
+            try:
+                work.put(None, timeout=0.2)
+            except queue.Full:
+                continue
+            break
+    for thread in threads:
+        thread.join()
+
+
+def _make_block(
+    coder: TileCoder,
+    grid: Grid,
+    block: Region,
+    missing: NDArray[np.bool_],
+    put: Callable[[int, int, Pixels], None],
+    state: _State,
+) -> None:
+    wanted = {index: area for index, area in grid.store_tiles(block) if missing[index]}
+    canvases = {
+        index: np.empty((area.height, area.width, coder.component.output_channels), np.uint8)
+        for index, area in wanted.items()
+    }
+    tiles = [
+        tile for tile in grid.tiles(block) if any(tile.scaled(grid.scale).clipped(area) for area in wanted.values())
+    ]
+    for batch in batches(coder, tiles):
+        if state.stopped.is_set():
+            return
+        for tile, values in zip(batch, coder(batch), strict=True):
+            for index, area in wanted.items():
+                _paste(grid, tile, values, area, canvases[index], _kept(grid, tile))
+    for index, area in wanted.items():
+        put(*index, canvases[index])
+        state.count(area.area)
