@@ -137,3 +137,20 @@ def test_canvases_take_the_order_of_tiles_on_disk_not_in_memory(tmp_path):
         canvases.put((1, 0, column), 0, quarter, 4)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10
     canvases.close()
+
+
+def test_closing_a_store_stops_a_writer_that_nobody_closed(tmp_path):
+    image = picture(900, 700)
+    store = create_or_resume(tmp_path / "out.tif", StoreSpec(900, 700, "5eed", codec="deflate", tile_px=64))
+    writer = PyramidWriter(store, threads=2)
+    for row, column in list(writer.missing())[:20]:
+        writer.put(row, column, tile_of(image, 64, row, column))
+    store.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.put(9, 9, tile_of(image, 64, 9, 9))
+    with create_or_resume(tmp_path / "out.tif", StoreSpec(900, 700, "5eed", codec="deflate", tile_px=64)) as again:
+        assert again.done(0).sum() == 20
+        fill(again, image)
+    check(tmp_path / "out.tif", image)
+    with pytest.raises(StoreError, match="is finished"):
+        again.write(0, 0, 0, image[:64, :64])

@@ -1,12 +1,13 @@
 """kill -9 at any moment, run again: the same pixels on every level, and what was done is not done again."""
 
 import shutil
+import signal
 import time
 
 import numpy as np
 import pytest
 
-from store.pictures import digests, read_level
+from store.pictures import digests, picture, read_level, reference_pyramid
 from store.victims import victim  # noqa: F401  a fixture
 from widefield.store import open_store
 from widefield.store.sidecar import sidecar_path
@@ -82,3 +83,16 @@ def test_killed_from_outside_at_any_time(undisturbed, victim, tmp_path, moment):
     seconds = time.perf_counter() - start
     victim.run(path, delay=seconds * (moment + 0.5) / 5)
     finish_and_compare(victim, path, undisturbed)
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_interrupted_by_control_c_and_run_again(undisturbed, victim, tmp_path, moment):  # noqa: F811
+    path = tmp_path / undisturbed[0].name
+    answer = victim.run(path, width=900, delay=0.02 + 0.05 * moment, signal=signal.SIGINT)
+    assert not answer["killed"] and answer["error"] in ("interrupted", None)
+    assert victim.run(path, width=900)["error"] is None
+    with open_store(path) as store:
+        want = reference_pyramid(picture(900, 200), len(store.levels))
+        if store.spec.codec != "jpeg":
+            for level, pixels in enumerate(want):
+                np.testing.assert_array_equal(read_level(store, level), pixels)

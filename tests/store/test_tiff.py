@@ -164,6 +164,7 @@ def test_a_file_cut_behind_its_tables_is_a_store_error(tmp_path):
         ({"codec": "webp"}, "codec 'webp' found; .tif takes jpeg, deflate"),
         ({"width_px": 0}, "found size 0x5 px"),
         ({"tile_px": 500}, "tile_px 500; wanted a multiple of 16"),
+        ({"width_px": 10**7, "height_px": 10**7, "tile_px": 512}, "wanted at most 67108864 tiles"),
         ({"quality": 101}, "quality 101"),
         ({"fingerprint": ""}, "empty fingerprint"),
     ],

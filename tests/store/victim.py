@@ -6,7 +6,7 @@ It imports once and forks for every order that it reads (a line of JSON), so a d
     seed      shuffles the order of tiles; 0: Morton order
     die_at    the number of the system call at which SIGKILL comes; 0 for never
     limit     RLIMIT_FSIZE, bytes; 0 for none
-    delay     seconds until the parent kills it, 0 for never
+    delay     seconds until the parent sends it `signal`, 0 for never
 
 The answer is a line of JSON with what the child said as far as it got: `written`, the level-0 tiles that it committed;
 `error`; `killed`; and `calls`, how many system calls it made, to the last ten.
@@ -82,6 +82,8 @@ def child(order: dict, pipe: int) -> None:
 
     try:
         run(order, say)
+    except KeyboardInterrupt:
+        say(error="interrupted")
     except BaseException as error:  # noqa: BLE001  a child has nobody else to tell
         say(crash=repr(error))
         os._exit(3)
@@ -97,7 +99,7 @@ def obey(order: dict) -> dict:
     os.close(pipe)
     if order["delay"]:
         time.sleep(order["delay"])
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, order["signal"])
     with os.fdopen(out, "rb") as file:
         facts = [json.loads(line) for line in file.read().splitlines()]
     _, status = os.waitpid(pid, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ORDER = {"width": 300, "height": 200, "tile": 32, "codec": "auto", "seed": 0, "threads": 2}
+ORDER = {"width": 300, "height": 200, "tile": 32, "codec": "auto", "seed": 0, "threads": 2, "signal": 9}
 
 
 class Victim:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -44,6 +45,7 @@ class Store(ABC):
         self._done: list[Marks] = []
         self._counting = threading.Lock()
         self._finished = False
+        self._feeders: list[Callable[[], None]] = []
         with explained(path):
             self._done = [self._scan(level) for level in range(len(levels))]
 
@@ -106,6 +108,8 @@ class Store(ABC):
         """Commit what `encode` gave: when this returns, `done` shows the tile and `kill -9` cannot lose it."""
         if self.sidecar is None:
             raise StoreError(f"{self.path} was opened for reading; wanted to write; use create_or_resume")
+        if self._finished:
+            raise StoreError(f"{self.path} is finished; wanted one to write to; it has all of its tiles")
         with explained(self.path):
             self._commit(level, row, column, data)
         self._done[level][row, column] = True
@@ -153,7 +157,12 @@ class Store(ABC):
             self.sidecar.remove()
 
     def close(self) -> None:
-        """Finish if every tile is there, leave a state to resume from if not, and close the files."""
+        """Finish if every tile is there, leave a state to resume from if not, and close the files.
+
+        Whoever feeds the store from threads of its own is told to stop first.
+        """
+        while self._feeders:
+            self._feeders.pop()()
         if self.sidecar is not None and not self._finished and self.complete():
             self.finish()
         with explained(self.path):
@@ -168,6 +177,10 @@ class Store(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def before_close(self, stop: Callable[[], None]) -> None:
+        """Have `stop` called before the files are closed: by threads that write, which must not outlive them."""
+        self._feeders.append(stop)
 
     def tile_shape(self, level: int, row: int, column: int) -> tuple[int, int]:
         """(height, width) of a tile, clipped to the picture. IndexError outside the grid."""

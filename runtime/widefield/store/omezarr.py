@@ -158,7 +158,11 @@ class ZarrStore(Store):
             if self.sidecar is not None:
                 path.unlink()  # killed between the shard's rename and this
             return
-        journal = self._journal(key)
+        try:
+            journal = self._journal(key)
+        except FileNotFoundError:  # its writer made a shard of it since we looked
+            marks[self._extent(key)] = True
+            return
         with journal.lock:
             journal.replay()
             present = (journal.index[:, 0] != np.uint64(ABSENT)).reshape(self._shards[key[0]])

@@ -55,6 +55,7 @@ class PyramidWriter:
         for _ in range(queue_tiles):
             self._places.put(None)
         self._threads = [threading.Thread(target=self._work, name=f"store-{n}", daemon=True) for n in range(threads)]
+        store.before_close(self.abort)
         for thread in self._threads:
             thread.start()
 
@@ -156,7 +157,8 @@ class PyramidWriter:
             self._jobs.put(None)
             self._running -= 1
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # Ctrl-C may come before it is started
+                thread.join()
         self._closed = True
         self._canvases.close()
 

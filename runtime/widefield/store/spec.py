@@ -17,6 +17,7 @@ from widefield.errors import StoreError
 RECORD = "widefield_store"  # the key that tells our files from others'; its value is the version of the record
 VERSION = 1
 _COMPARED = ("width_px", "height_px", "codec", "quality", "tile_px")
+MOST_TILES = 1 << 26  # a byte each is held in memory; 524,288 x 524,288 px has 2**20
 LARGEST_PX = 100_000_000  # libvips refuses longer sides; GDAL and TIFF would take 2**31 - 1
 
 
@@ -131,6 +132,11 @@ def checked(spec: StoreSpec, path: Path, codecs: tuple[str, ...], lossless: str)
     if spec.tile_px % 16 or not 16 <= spec.tile_px <= 4096:
         raise StoreError(
             f"{path}: tile_px {spec.tile_px}; wanted a multiple of 16 from 16 to 4096; 512 suits most readers"
+        )
+    if -(-spec.width_px // spec.tile_px) * -(-spec.height_px // spec.tile_px) > MOST_TILES:
+        raise StoreError(
+            f"{path}: {spec.width_px}x{spec.height_px} px in tiles of {spec.tile_px} px; wanted at most "
+            f"{MOST_TILES} tiles; choose larger tiles or a smaller picture"
         )
     if not 1 <= spec.quality <= 100:
         raise StoreError(f"{path}: quality {spec.quality}; wanted 1 to 100; 90 is a good start")
