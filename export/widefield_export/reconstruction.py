@@ -1,0 +1,46 @@
+"""How well an autoencoder gives pictures back: numbers, and a sheet to look at.
+
+    PSNR = -10 log10 mean (a - b)^2
+
+Shapes   pictures (height, width, 3) float32 in [0, 1]; sides are multiples of the autoencoder's factor.
+Units    dB, peak 1, after clipping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from widefield_export.training_pictures import Picture
+
+
+@torch.no_grad()
+def reconstruct(model: Any, picture: Picture) -> Picture:
+    """Encode and decode (height, width, 3) through the posterior's mean."""
+    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].to(model.device) * 2 - 1
+    decoded = model.decode(model.encode(pixels).latent_dist.mean).sample
+    return np.asarray((decoded[0].permute(1, 2, 0).float().cpu().numpy() / 2 + 0.5).clip(0, 1), np.float32)
+
+
+def psnr(a: Picture, b: Picture) -> float:
+    """Peak signal to noise ratio of two pictures in [0, 1], dB."""
+    return float(-10 * np.log10(np.mean((a.astype(np.float64) - b) ** 2) + 1e-12))
+
+
+def validate(model: Any, crops: Mapping[str, Picture]) -> dict[str, float]:
+    """PSNR of every held-out crop, dB."""
+    return {name: round(psnr(crop, reconstruct(model, crop)), 2) for name, crop in crops.items()}
+
+
+def contact_sheet(model: Any, crops: Mapping[str, Picture]) -> Image.Image:
+    """Every crop above its reconstruction, side by side on black."""
+    height = max(crop.shape[0] for crop in crops.values())
+    columns = []
+    for crop in crops.values():
+        pad = ((0, height - crop.shape[0]), (0, 8), (0, 0))
+        columns.append(np.concatenate([np.pad(crop, pad), np.pad(reconstruct(model, crop), pad)], 0))
+    return Image.fromarray((np.concatenate(columns, 1) * 255 + 0.5).astype(np.uint8))
