@@ -181,3 +181,12 @@ class StoreContract:
             fill(store, image)
         with open_store(self.path(tmp_path)) as store:
             self.check(store, image[:50, :40])
+
+    def test_a_damaged_tile_is_a_store_error(self, tmp_path, monkeypatch):
+        with create_or_resume(self.path(tmp_path), self.spec(200, 100)) as store:
+            fill(store, picture(200, 100), count=1)
+            data = store.read_encoded(0, 0, 0)
+            for damaged in (data[: len(data) // 2], b"", bytes(len(data) - 1)):
+                monkeypatch.setattr(store, "_fetch", lambda *_, damaged=damaged: damaged)
+                with pytest.raises(StoreError, match=r"tile 0,0 of level 0 in \S+ is damaged"):
+                    store.read(0, 0, 0)

@@ -117,8 +117,15 @@ class Store(ABC):
             self.bytes_written += len(data)
 
     def read(self, level: int, row: int, column: int) -> Pixels:
-        """One tile, decoded: uint8 (h, w, 3), clipped to the picture. StoreError when it is not made yet."""
-        return self._decode(level, row, column, self.read_encoded(level, row, column))
+        """One tile, decoded: uint8 (h, w, 3), clipped to the picture. StoreError when not made yet, or damaged."""
+        data = self.read_encoded(level, row, column)
+        try:
+            return self._decode(level, row, column, data)
+        except (RuntimeError, ValueError) as error:  # a codec's own errors are RuntimeErrors
+            raise StoreError(
+                f"tile {row},{column} of level {level} in {self.path} is damaged ({error}); wanted a {self.spec.codec} "
+                "tile; write the picture again"
+            ) from error
 
     def read_encoded(self, level: int, row: int, column: int) -> bytes:
         """One tile as it lies in the store, for a server to pass on. StoreError when it is not made yet.

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from widefield.errors import StoreError
@@ -59,7 +58,7 @@ class StoreSpec:
     codec: str = "jpeg"
     quality: int = 90
     tile_px: int = 512
-    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of ASCII, the same for equal specs."""
