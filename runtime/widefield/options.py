@@ -6,10 +6,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from widefield.engine import EngineOptions
 from widefield.errors import BadRequest
+
+if TYPE_CHECKING:
+    from widefield.engine import EngineOptions
 
 UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40,
          "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # fmt: skip
@@ -40,6 +42,8 @@ class RunOptions:
     scratch: Path | None = None
 
     def engine_options(self, workers: int = 1, threads: int = 1) -> EngineOptions:
+        from widefield.engine import EngineOptions  # numpy loads here, and not for --help
+
         return EngineOptions(self.engine, self.precision, threads, workers).resolved()
 
     @property
