@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import click
+
+from widefield.commands import arguments
+from widefield.commands.output import print_json, show_nbytes
 from widefield.errors import BadRequest
+
+
+@click.command("export", cls=arguments.Command, short_help="A checkpoint in, a bundle out; once.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@arguments.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), section="Files", metavar="BUNDLE",
+    help="The folder to write; whole, or not at all.",
+)  # fmt: skip
+@arguments.option("--overwrite", is_flag=True, section="Files", help="Replace a folder that is there.")
+@arguments.as_json
+@arguments.quiet
+def export(checkpoint: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    """Turn a checkpoint's autoencoder into a bundle, which runs without PyTorch.
+
+    CHECKPOINT is a diffusers folder (a pipeline's or an autoencoder's own) or one .safetensors file.
+
+    \b
+    widefield export stable-diffusion-xl -o sdxl.wf
+    widefield export vae.safetensors -o vae.wf
+    """
+    manifest = export_bundle(checkpoint, out, overwrite=overwrite)
+    nbytes = sum(entry["nbytes"] for entry in manifest["files"].values())
+    if as_json:
+        about = {key: manifest[key] for key in ("name", "family", "scale", "latent_channels", "created")}
+        print_json({"path": str(out), **about, "files": len(manifest["files"]), "files_nbytes": nbytes})
+    elif not quiet:
+        click.echo(
+            f"{out}: {manifest['family']}, {manifest['scale']} px a latent, {manifest['latent_channels']} channels, "
+            f"{show_nbytes(nbytes)}"
+        )
 
 
 def export_bundle(checkpoint: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -30,7 +63,7 @@ def export_bundle(checkpoint: Path, out: Path, *, overwrite: bool = False) -> di
         work.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
-        os.replace(work, out)
+        work.replace(out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
