@@ -154,3 +154,16 @@ def test_closing_a_store_stops_a_writer_that_nobody_closed(tmp_path):
     check(tmp_path / "out.tif", image)
     with pytest.raises(StoreError, match="is finished"):
         again.write(0, 0, 0, image[:64, :64])
+
+
+def test_a_tile_put_twice_is_taken_once(tmp_path):
+    image = picture(200, 100)
+    with create_or_resume(tmp_path / "out.tif", StoreSpec(200, 100, "5eed", codec="deflate", tile_px=64)) as store:
+        with PyramidWriter(store, threads=4) as writer:
+            for row, column in writer.missing():
+                for _ in range(3):
+                    writer.put(row, column, tile_of(image, 64, row, column))
+        size = (tmp_path / "out.tif").stat().st_size
+    with create_or_resume(tmp_path / "two.tif", StoreSpec(200, 100, "5eed", codec="deflate", tile_px=64)) as store:
+        fill(store, image)
+    assert size == (tmp_path / "two.tif").stat().st_size

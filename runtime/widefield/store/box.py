@@ -30,7 +30,7 @@ def box_reference(a: Pixels) -> Pixels:
 
 
 def box(a: Pixels, *, out: Pixels | None = None) -> Pixels:
-    """The same, six to nine times as fast. The result is `out`, or new; C-contiguous either way.
+    """The same, about six times as fast. The result is `out`, or new; C-contiguous either way.
 
     ValueError for anything but (h, w, 3) uint8.
     """

@@ -3,7 +3,7 @@
     tile -> encode -> its quarter of the parent (box mean, exact) -> canvas file -> commit; then, if that was the
     parent's last quarter, the parent goes the same way, on the same thread
 
-Tiles may come in any order; in Morton order O(levels) ancestors are open at a time. Memory: queue_tiles + 3 a thread
+Tiles may come in any order; in Morton order O(levels) ancestors are open at a time. Memory: queue_tiles + 7 a thread
 tiles. After `kill -9`, the next writer goes on from what the store and its canvases hold (canvases.py says why that is
 enough). Should the canvases be lost, the tiles under an ancestor that needs them are asked for again.
 """
@@ -50,6 +50,7 @@ class PyramidWriter:
             self._canvases = Canvases(store.sidecar.path / "canvases", store.spec.tile_px)
             self._todo = self._what_remains()
             self._resume_ancestors()
+        self._given = ~self._todo[0]
         self._jobs: queue.SimpleQueue[tuple[Key, Pixels, Pixels | None] | None] = queue.SimpleQueue()
         self._places: queue.SimpleQueue[None] = queue.SimpleQueue()  # a bounded queue, without queue.Queue's Python
         for _ in range(queue_tiles):
@@ -102,6 +103,7 @@ class PyramidWriter:
     def put(self, row: int, column: int, pixels: Pixels, *, half: Pixels | None = None) -> None:
         """Take a level-0 tile, uint8 (h, w, 3), clipped or full, C-contiguous at best. Blocks while the queue is full.
 
+        A tile that is done, or was put before, is passed over. Call it from one thread.
         `half` is its box mean (box.py), clipped alike, when an engine's epilogue has made it already: it saves a sixth
         of the work. StoreError, once and for all, when an earlier tile could not be written; ValueError for a tile of
         another shape.
@@ -115,7 +117,8 @@ class PyramidWriter:
             half = half[:height, :width]
             if half.dtype != np.uint8 or half.shape != (height, width, 3):
                 raise ValueError(f"half of tile {row},{column} is uint8 ({height}, {width}, 3), got {half.shape}")
-        if self._todo[0][row, column]:
+        if not self._given[row, column]:
+            self._given[row, column] = True
             self._places.get()
             self._jobs.put(((0, row, column), pixels, half))
 
