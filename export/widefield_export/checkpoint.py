@@ -186,7 +186,8 @@ def _recognised(path: Path, shapes: Shapes) -> Known:
         looked, nearest = ", ".join(problems), min(problems, key=lambda name: len(problems[name]))
         raise BadCheckpoint(
             f"{path} has {_some(sorted(shapes))} (against {nearest}: {_some(problems[nearest])}); wanted exactly the "
-            f"tensors of the autoencoder of {looked}, alone or under first_stage_model. or vae.; {decides}: name it {_WEIGHTS}.safetensors there"
+            f"tensors of the autoencoder of {looked}, alone or under first_stage_model. or vae.; {decides}: name it "
+            f"{_WEIGHTS}.safetensors there"
         )
     if len(like) == 1:
         return like[0]
