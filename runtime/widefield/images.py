@@ -132,7 +132,7 @@ def to_rgb8(values: NDArray[Any], name: str) -> Pixels:
 
 
 def _is_picture(shape: tuple[int, ...]) -> bool:
-    return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4))
+    return min(shape, default=0) > 0 and (len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4))
 
 
 class _ArrayImage(ImageSource):
@@ -198,7 +198,7 @@ class _EncodedImage(_FileImage):
             if self._decoder == "jpeg_decode" and b"\xff\xd9" not in data[data.rfind(b"\xff\xda") :]:
                 raise ValueError("it ends before its end marker")
             values = np.asarray(getattr(imagecodecs, self._decoder)(data))
-        except (RuntimeError, ValueError, OSError) as cause:  # as its codecs report damage
+        except (RuntimeError, ValueError, IndexError, OSError) as cause:  # as its codecs report damage
             raise self._bad(cause) from cause
         if values.shape[1:] == (self.height, self.width):  # planes
             values = np.moveaxis(values, 0, -1)
@@ -388,6 +388,6 @@ def _ours(path: Path) -> bool:
     from widefield.store.tiff_layout import description
 
     with path.open("rb", buffering=0) as file:
-        fd = file.fileno()
-        text = description(lambda nbytes, at: os.pread(fd, nbytes, at), os.fstat(fd).st_size)
+        fd, size = file.fileno(), path.stat().st_size
+        text = description(lambda nbytes, at: os.pread(fd, nbytes, at) if at < size else b"", size)
     return text is not None and RECORD.encode() in text

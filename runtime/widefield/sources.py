@@ -167,7 +167,7 @@ class NpyFile:
                 if dtype.hasobject:
                     raise ValueError("Python objects")
                 return shape, fortran, dtype, file.tell()
-        except (ValueError, OSError) as cause:
+        except Exception as cause:  # numpy raises whatever its parser meets
             raise BadLatents(
                 f"{self.path} is no .npy file ({first_line(cause)}); wanted a plain array; {_REMEDY}"
             ) from cause
@@ -307,7 +307,7 @@ def _checked_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
 
 def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     plain = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
-    if len(plain) != 3 or 0 in plain:
+    if len(plain) != 3 or min(plain) < 1:
         raise BadLatents(f"{name} has shape {shape}; wanted (channels, height, width), one picture; index it first")
     return int(plain[0]), int(plain[1]), int(plain[2])
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -220,7 +222,15 @@ def test_a_file_of_the_wrong_length_is_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"x", b"PK\x03\x04" + bytes(100), b"\x93NUMPY\x01\x00\x76\x00{'descr'", b"\x93NUMPY\x09\x00"]
+    "data",
+    [
+        b"",
+        b"x",
+        b"PK\x03\x04" + bytes(100),
+        b"\x93NUMPY\x01\x00\x04\x00{[(\n",
+        b"\x93NUMPY\x01\x00\x76\x00{'descr'",
+        b"\x93NUMPY\x09\x00",
+    ],
 )
 def test_garbage_is_refused(tmp_path, data):
     path = tmp_path / "z.npy"
@@ -286,3 +296,20 @@ def test_a_damaged_zarr_chunk_is_refused(tmp_path):
         source.read(Region(2, 2, 5, 5))
     with pytest.raises(BadLatents, match="has a damaged chunk in Region"):
         source.digest()
+
+
+def test_a_header_of_negative_sizes_is_refused(tmp_path):
+    path = tmp_path / "z.npy"
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (-3, -5, 2)}"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(120))
+    with pytest.raises(BadLatents, match=r"has shape \(-3, -5, 2\); wanted"):
+        open_latents(path)
+
+
+def test_importing_the_room_imports_numpy_alone():
+    code = "import sys, widefield.sources, widefield.images; print({'zarr', 'imagecodecs', 'torch'} & set(sys.modules))"
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.stdout.strip() == "set()", done.stderr
