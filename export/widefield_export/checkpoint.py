@@ -251,7 +251,7 @@ def _checked(tensor: Tensor, stored: Stored) -> Tensor:
             f"{stored.name} in {stored.file} is {stored.dtype}; wanted {', '.join(FLOATS)}; take the model before it "
             "was quantised"
         )
-    tensor = tensor.to(torch.float32)
+    tensor = tensor.to(torch.float32, copy=True)  # not a view of the file, which may change
     if not all(bound.isfinite() for bound in torch.aminmax(tensor)):  # NaN passes through
         raise BadCheckpoint(
             f"{stored.name} in {stored.file} has {int((~tensor.isfinite()).sum())} weights that are NaN or infinite; "

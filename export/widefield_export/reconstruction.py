@@ -8,7 +8,7 @@ Units    dB, peak 1, after clipping.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,12 @@ def psnr(a: Picture, b: Picture) -> float:
     return float(-10 * np.log10(np.mean((a.astype(np.float64) - b) ** 2) + 1e-12))
 
 
-def validate(model: Any, crops: Mapping[str, Picture]) -> dict[str, float]:
-    """PSNR of every held-out crop, dB."""
-    return {name: round(psnr(crop, reconstruct(model, crop)), 2) for name, crop in crops.items()}
-
-
-def contact_sheet(model: Any, crops: Mapping[str, Picture]) -> Image.Image:
-    """Every crop above its reconstruction, side by side on black."""
-    height = max(crop.shape[0] for crop in crops.values())
+def contact_sheet(pairs: Iterable[tuple[Picture, Picture]]) -> Image.Image:
+    """Every original above its reconstruction, side by side on black."""
+    pairs = list(pairs)
+    height = max(original.shape[0] for original, _ in pairs)
     columns = []
-    for crop in crops.values():
-        pad = ((0, height - crop.shape[0]), (0, 8), (0, 0))
-        columns.append(np.concatenate([np.pad(crop, pad), np.pad(reconstruct(model, crop), pad)], 0))
+    for original, given_back in pairs:
+        pad = ((0, height - original.shape[0]), (0, 8), (0, 0))
+        columns.append(np.concatenate([np.pad(original, pad), np.pad(given_back, pad)], 0))
     return Image.fromarray((np.concatenate(columns, 1) * 255 + 0.5).astype(np.uint8))

@@ -1,11 +1,9 @@
 """Train the embedded autoencoder on the photographs that scikit-image's wheel holds, and on drawn pictures.
 
-    loss = mean |d - x| + mean (d - x)^2 + 1/2 mean |grad d - grad x| + 2e-3 mean_c (E[z_c^2] - 1)^2 + E[z_c]^2
-         + a mean (z_0..2 - colour means of 8 x 8 px)^2,   a from 1 to 0 in the run's anchor share
-    z = encode(x).mean,     d = decode(z + 0.04 n),  n standard normal: the posterior's width is fixed, not learnt
+The first steps are many and cheap: small batches of small pictures, with the colours anchored (see
+small_autoencoder.py). The rate follows half a cosine; what is saved is the running average of the weights.
 
-Shapes   pictures (height, width, 3) float32 in [0, 1]; batches (n, 3, side, side) in [-1, 1].
-Units    side: pixels. Nothing is ever downloaded.
+Units    side: pixels; _px: pixels of a batch; _share: of the run. Nothing is ever downloaded.
 
     python -m widefield_export.train_autoencoder --minutes 50 --out export/embedded --seed 0 [--resume]
 """
@@ -28,15 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from widefield.errors import BadRequest, WidefieldError
-from widefield_export.reconstruction import contact_sheet, validate
+from widefield_export.reconstruction import contact_sheet, psnr, reconstruct
+from widefield_export.small_autoencoder import build_autoencoder, losses
 from widefield_export.training_pictures import Scenes, held_out_crops
 
 MODULE = "widefield_export.train_autoencoder"
-POSTERIOR_STD = 0.04  # of latents of unit deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +49,8 @@ class TrainOptions:
     sheet: Path | None = None  # a PNG: originals above reconstructions
     save_every_minutes: float = 3.0
     batch_px: int = 6 * 96 * 96  # pixels of a batch, whatever its side
-    early_share: float = 0.35  # of the run, in small batches of small pictures: many cheap steps
-    anchor_share: float = 0.08  # without it all four latents learn light, and colour comes very late
+    early_share: float = 0.35
+    anchor_share: float = 0.35
     early_px: int = 6 * 64 * 64
     early_side: int = 64
     sides: tuple[int, ...] = (96, 128, 192, 256)
@@ -62,44 +58,6 @@ class TrainOptions:
     channels: tuple[int, ...] = (16, 32, 48, 80)
     learning_rate: float = 1.5e-3
     ema: float = 0.998
-
-
-def build_autoencoder(channels: tuple[int, ...]) -> Any:
-    """A fresh AutoencoderKL, f8 with 4 latent channels, whose posterior has the same small width everywhere."""
-    from diffusers import AutoencoderKL
-
-    model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=channels,
-        layers_per_block=1,
-        norm_num_groups=4,  # 8 would be two of 16 channels each, and two normalised values of an even picture are +-1
-        latent_channels=4,
-        sample_size=256,
-    )
-    with torch.no_grad():  # no gradient reaches the log variance, and nothing decays, so it stays where it is put
-        model.quant_conv.weight[4:] = 0
-        model.quant_conv.bias[4:] = 2 * math.log(POSTERIOR_STD)
-    return model.to(memory_format=torch.channels_last)
-
-
-def colour_means(pixels: Tensor) -> Tensor:
-    """Light and two colour differences of every 8 x 8 pixels, each of about unit deviation: (n, 3, side / 8, .)."""
-    red, green, blue = F.avg_pool2d(pixels, 8).unbind(1)
-    return torch.stack([(red + green + blue) * 0.6, (red - blue) * 3, (green - (red + blue) / 2) * 4], 1)
-
-
-def losses(model: Any, pixels: Tensor, anchor: float) -> tuple[Tensor, Tensor]:
-    """The loss at the head of this file, and its first term alone; `anchor` is a."""
-    latents = model.encode(pixels).latent_dist.mean
-    error = model.decode(latents + POSTERIOR_STD * torch.randn_like(latents)).sample - pixels
-    l1 = error.abs().mean()
-    slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    moments = (latents.pow(2).mean((0, 2, 3)) - 1).pow(2).mean() + latents.mean((0, 2, 3)).pow(2).mean()
-    loss = l1 + error.pow(2).mean() + 0.5 * slopes + 2e-3 * moments
-    if anchor > 0:
-        loss = loss + anchor * F.mse_loss(latents[:, :3], colour_means(pixels))
-    return loss, l1.detach()
 
 
 def update_ema(ema: Any, model: Any, decay: float) -> None:
@@ -135,7 +93,7 @@ class Trainer:
             self.restore(torch.load(path, map_location=options.device, weights_only=True))
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `save` wrote, generators included."""
+        """Go on from what `save` wrote, the processor's generators included."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -156,11 +114,8 @@ class Trainer:
         side, batch_px = int(self.rng.choice(self.options.sides, p=self.options.side_odds)), self.options.batch_px
         if self.progress() < self.options.early_share:
             side, batch_px = self.options.early_side, self.options.early_px
-        pixels = (
-            self.scenes.batch(self.rng, max(1, round(batch_px / side**2)), side)
-            .to(self.options.device)
-            .contiguous(memory_format=torch.channels_last)
-        )
+        pixels = self.scenes.batch(self.rng, max(1, round(batch_px / side**2)), side).to(self.options.device)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.options, self.step, self.progress())
         loss, l1 = losses(self.model, pixels, 1 - self.progress() / self.options.anchor_share)
@@ -199,10 +154,11 @@ class Trainer:
         return float(latents.std()), latents.mean(1).tolist(), latents.std(1).tolist()
 
     def save(self) -> None:
-        """Write the averaged weights, training.json, the contact sheet and the state, each file at once or not."""
+        """Write the averaged weights, training.json, the contact sheet and the state; each file appears whole."""
         deviation, means, deviations = self.latent_moments()
         self.ema.register_to_config(scaling_factor=round(1 / deviation, 5), shift_factor=None)
-        decibels = validate(self.ema, self.crops)
+        pairs = {name: (crop, reconstruct(self.ema, crop)) for name, crop in self.crops.items()}
+        decibels = {name: round(psnr(*pair), 2) for name, pair in pairs.items()}
         print(f"step {self.step}  latent std {deviation:.3f}  PSNR {decibels}", file=sys.stderr, flush=True)
         report = {
             "commands": self.commands,
@@ -224,9 +180,10 @@ class Trainer:
             Path(folder, "training.json").write_text(json.dumps(report, indent=2) + "\n")
             torch.save(self.state(), Path(folder, "state.pt"))
             for path in Path(folder).iterdir():
+                path.chmod(0o644)
                 path.replace(self.options.out / path.name)
         if self.options.sheet is not None:
-            contact_sheet(self.ema, self.crops).save(self.options.sheet)
+            contact_sheet(pairs.values()).save(self.options.sheet)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""
@@ -263,7 +220,7 @@ def parse(argv: list[str] | None = None) -> TrainOptions:
     parser.add_argument("--steps", type=int, default=defaults.steps, help="length in steps, instead of minutes")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=defaults.threads, help="processor threads (%(default)s)")
-    parser.add_argument("--anchor-share", type=float, default=defaults.anchor_share, help="see above (%(default)s)")
+    parser.add_argument("--anchor-share", type=float, default=defaults.anchor_share, help="of the run (%(default)s)")
     parser.add_argument("--device", default=defaults.device, help="cpu or cuda (%(default)s)")
     parser.add_argument("--sheet", type=Path, help="PNG of originals above reconstructions")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")

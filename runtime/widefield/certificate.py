@@ -1,7 +1,8 @@
 """How far the frozen statistics were from the true ones, found while streaming.
 
-Tiles at fixed, scattered places run through graphs that also give every norm's true partial statistics over the tile's
-core; they are merged as they come, and at the end compared with what the summary had frozen.
+The fused graphs also give every norm's true partial statistics over a tile's core, on every fourth row and column
+(Component.certified_step), which costs next to nothing. They are merged as they come, and compared at the end with what
+the summary had frozen.
 """
 
 from __future__ import annotations
@@ -18,14 +19,6 @@ from widefield.geometry import Region
 from widefield.summary import Summary
 from widefield_kernels.norm import Moments, merge_reference
 
-ONE_IN = 16
-
-
-def is_certified(tile: Region) -> bool:
-    """One tile in sixteen, by a hash of its place: the same ones whatever the order, so pictures stay identical."""
-    return (tile.y0 * 0x9E3779B1 ^ tile.x0 * 0x85EBCA77) * 0xC2B2AE35 >> 13 & 0xFFFF < 0x10000 // ONE_IN
-
-
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """`mean` and `deviation`: the largest differences, over all groups of all norms, in standard deviations."""
@@ -38,7 +31,7 @@ class Certificate:
 
     def __str__(self) -> str:
         if not self.tiles:
-            return "no tile was certified in this run"
+            return "nothing to certify: no tile with a norm was made in this run"
         return (
             f"frozen against true statistics on {self.tiles} tiles: means within {self.mean:.3g} and "
             f"deviations within {self.deviation:.3g} standard deviations (worst: {self.site})"
@@ -57,18 +50,20 @@ class Certifier:
 
     def add(self, tile: Region, statistics: Mapping[str, NDArray[np.float32]]) -> None:
         """`site.INDEX.mean` and `.m2`, each (groups,), of one tile's core."""
-        cells = tile.clipped(self.picture).area
+        core = tile.clipped(self.picture)
+        cells = core.area
         with self._lock:
             self.tiles += 1
             self.cells += cells
             for site in self.component.sites:
                 mean = statistics.get(f"site.{site.index}.mean")
                 if mean is not None:
-                    self._merge(site.index, cells, mean, statistics[f"site.{site.index}.m2"])
+                    self._merge(site.index, core, mean, statistics[f"site.{site.index}.m2"])
 
-    def _merge(self, index: int, cells: int, mean: NDArray[np.float32], m2: NDArray[np.float32]) -> None:
-        site = self.component.sites[index]
-        count = float(cells * site.scale**2 * (site.channels // site.groups))
+    def _merge(self, index: int, core: Region, mean: NDArray[np.float32], m2: NDArray[np.float32]) -> None:
+        site, step = self.component.sites[index], self.component.certified_step
+        rows, columns = (-(-side * site.scale // step) for side in (core.height, core.width))
+        count = float(rows * columns * (site.channels // site.groups))
         before = self._merged.get(index)
         counts, means, squares = [count], [mean.astype(np.float64)], [m2.astype(np.float64)]
         if before is not None:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from widefield.attend import Attention
 from widefield.bundle import Bundle, Component, GraphSpec
-from widefield.certificate import Certifier, is_certified
+from widefield.certificate import Certifier
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.geometry import Region
 from widefield.summary import Summary
 from widefield.tiles import Source, gather, input_shapes, inside, is_border, size_in_cells
 
 Array = NDArray[np.float32]
-Kind = Literal["interior", "border", "certified"]
+Kind = Literal["interior", "border"]
 
 
 class TileCoder:
@@ -50,8 +50,6 @@ class TileCoder:
 
     def kind(self, tile: Region) -> Kind:
         """Which graphs a tile runs through: a function of its place alone."""
-        if is_certified(tile) and any(name.startswith("site.") for g in self.component.certified for name in g.outputs):
-            return "certified"
         return "border" if is_border(self.component, tile, self.height, self.width) else "interior"
 
     def __call__(self, tiles: Sequence[Region]) -> Array:

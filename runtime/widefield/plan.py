@@ -106,6 +106,7 @@ class PlanRequest:
     summary: Literal["auto", "exact", "sampled"] = "auto"
     cells: int | None = None
     backend: str = "ort"
+    source_nbytes: int = 0  # what the input holds in memory, as a picture that has to be decoded whole
     bits_per_px: float = 2.2  # JPEG q90 of photographs, pyramid included (measured: ecosystem of codecs, see README)
 
 
@@ -241,6 +242,8 @@ def _stream_buffers(
             Buffer("attention keys", "host", "both", 2 * 4 * keys * width_),
             Buffer("attention blocks", "host", "stream", (2 * query + 2 * 16 * MIB) * workers),
         ]
+    if request.source_nbytes:
+        buffers.append(Buffer("picture read", "host", "both", request.source_nbytes))
     if component.name == "decoder":
         buffers += [
             Buffer("blocks of pixels", "host", "stream", block_px * workers),

@@ -22,8 +22,11 @@ def exact_tiles(height: int, width: int) -> list[Region]:
 
 
 def default_cells(height: int, width: int) -> int:
-    """N for a picture of height x width cells: a sixteenth of it, within 256 and 1024."""
-    return max(256, min(1024, height * width // CELL**2 // 16))
+    """N for a picture of height x width cells: 8 sqrt(its 8 x 8 squares), within 256 and 1024.
+
+    The error falls with N whatever the picture's size, so a larger picture needs a smaller part of itself.
+    """
+    return max(256, min(1024, 8 * math.isqrt(height * width // CELL**2)))
 
 
 def stratified_cells(height: int, width: int, count: int, seed: int) -> list[Region]:
