@@ -460,3 +460,13 @@ def test_a_damaged_header_is_refused(tmp_path, header, problem):
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     refused(path, rf"(is damaged: it has|holds) {problem}")
+
+
+def test_the_loaded_weights_do_not_change_with_the_file(folder):
+    vae = load_autoencoder(folder).vae
+    before = vae.decoder.conv_in.weight.clone()
+    with (folder / WEIGHTS).open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.write(bytes(size))
+    assert torch.equal(vae.decoder.conv_in.weight, before)
