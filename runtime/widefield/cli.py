@@ -19,6 +19,7 @@ from widefield.errors import WidefieldError
 
 OURS = {
     "decode": "widefield.commands.decode:decode",
+    "encode": "widefield.commands.encode:encode",
     "inspect": "widefield.commands.inspect_path:inspect_path",
     "plan": "widefield.commands.plan:plan",
 }

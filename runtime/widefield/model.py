@@ -25,8 +25,10 @@ from widefield import __version__
 from widefield.bundle import Bundle, open_bundle
 from widefield.certificate import Certificate
 from widefield.coder import TileCoder
+from widefield.encode import Encoding
 from widefield.errors import BadRequest, StoreError
 from widefield.geometry import Region
+from widefield.images import open_image
 from widefield.options import RunOptions, parse_nbytes
 from widefield.plan import STORE_TILE_PX, Plan, PlanRequest, key_count, make_plan
 from widefield.render import Grid, Progress, decode_region, stream
@@ -61,6 +63,14 @@ class Model:
         where = Path(latents) if isinstance(latents, str) else latents
         source = open_latents(where, channels=self.bundle.latent_channels)
         return Picture(self.bundle, source, run_options(options))
+
+    def encode(self, image: Path | str | NDArray[Any], **options: Any) -> Encoding:
+        """The latents of a picture, made when they are saved or asked for as an array: a file or uint8 (H, W, 3).
+
+        `options` are as in `decode`. Raises BadLatents for what is no grey or RGB picture.
+        """
+        where = Path(image) if isinstance(image, str) else image
+        return Encoding(self.bundle, open_image(where), run_options(options))
 
 
 def run_options(options: Mapping[str, Any]) -> RunOptions:
