@@ -19,6 +19,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 
 import numpy as np
 
@@ -84,8 +85,8 @@ def child(order: dict, pipe: int) -> None:
         run(order, say)
     except KeyboardInterrupt:
         say(error="interrupted")
-    except BaseException as error:  # noqa: BLE001  a child has nobody else to tell
-        say(crash=repr(error))
+    except BaseException:  # noqa: BLE001  a child has nobody else to tell
+        say(crash=traceback.format_exc())
         os._exit(3)
     os._exit(0)
 

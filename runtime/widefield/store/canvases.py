@@ -114,6 +114,6 @@ class Canvases:
 
     def close(self) -> None:
         """Close the file; what it holds stays."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

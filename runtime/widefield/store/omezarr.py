@@ -173,9 +173,8 @@ class ZarrStore(Store):
 
     def _let_go(self) -> None:
         with self._opening:
-            for journal in self._journals.values():
-                journal.close()
-            self._journals.clear()
+            while self._journals:
+                self._journals.popitem()[1].close()
 
 
 def _levels(spec: StoreSpec) -> tuple[Level, ...]:

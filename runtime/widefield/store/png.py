@@ -141,7 +141,7 @@ class PngStore(Store):
             yield np.concatenate(parts, axis=1)
 
     def _let_go(self) -> None:
-        if self._pixels >= 0:
-            os.close(self._pixels)
-            os.close(self._marks)
-            self._pixels = self._marks = -1
+        fds, self._pixels, self._marks = (self._pixels, self._marks), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)

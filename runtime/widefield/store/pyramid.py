@@ -160,7 +160,7 @@ class PyramidWriter:
             self._jobs.put(None)
             self._running -= 1
         for thread in self._threads:
-            if thread.ident is not None:  # Ctrl-C may come before it is started
+            if thread.is_alive():  # or ended, or Ctrl-C came as it started: then it finds its None and no job
                 thread.join()
         self._closed = True
         self._canvases.close()

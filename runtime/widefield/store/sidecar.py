@@ -80,9 +80,9 @@ class Sidecar:
 
     def release(self) -> None:
         """Let another process have it; what it holds stays. Again does nothing."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, -1  # in this order: Ctrl-C in between must not close it twice
+        if lock >= 0:
+            os.close(lock)
 
     def _empty(self, suffix: str = "") -> None:
         for entry in self.path.iterdir():

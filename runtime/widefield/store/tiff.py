@@ -136,9 +136,9 @@ class TiffStore(Store):
         os.fsync(self._fd)
 
     def _let_go(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _levels(spec: StoreSpec) -> tuple[Level, ...]:
