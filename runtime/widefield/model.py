@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -271,6 +272,8 @@ class Picture:
         except BaseException:
             if writer is not None:
                 writer.abort()
+            with contextlib.suppress(StoreError):
+                store.close()  # so that this process, too, may go on with it
             raise
         finally:
             if coder is not None:
@@ -323,10 +326,7 @@ class Picture:
         summary = self._measure(options, plan, talk)
         summary = replace(summary, about={**summary.about, "request": json.dumps(request, sort_keys=True)})
         if self.component.sites:
-            try:
-                summary.save(beside)
-            except OSError as cause:
-                raise StoreError(f"{beside} cannot be written ({cause.strerror}); free some space or name another folder") from cause
+            summary.save(beside)
         self._summary = summary
         return summary
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.errors import StoreError
+
 Array = NDArray[np.float32]
 
 
@@ -24,12 +26,15 @@ class HeldArray:
         self.tile_nbytes = 4 * int(np.prod(shape[1:], dtype=np.int64))
         self._array: Array | None = None
         self._file: int | None = None
+        self._folder = folder
         if folder is None:
             self._array = np.empty(shape, np.float32)
         else:
-            handle, name = tempfile.mkstemp(prefix="widefield-scratch-", dir=folder)
-            os.unlink(name)
-            self._file = handle
+            try:
+                self._file, name = tempfile.mkstemp(prefix="widefield-scratch-", dir=folder)
+            except OSError as cause:
+                raise self._full(cause) from cause
+            Path(name).unlink()
 
     @property
     def nbytes(self) -> int:
@@ -51,9 +56,18 @@ class HeldArray:
             return
         view = memoryview(tiles).cast("B")
         at = start * self.tile_nbytes
-        while view:
-            written = os.pwrite(self._file, view, at)
-            at, view = at + written, view[written:]
+        try:
+            while view:
+                written = os.pwrite(self._file, view, at)
+                at, view = at + written, view[written:]
+        except OSError as cause:
+            raise self._full(cause) from cause
+
+    def _full(self, cause: OSError) -> StoreError:
+        return StoreError(
+            f"a scratch file in {self._folder}: {cause.strerror}; wanted {self.nbytes >> 10} KiB there; make room, "
+            "raise --memory, or name another folder with --scratch"
+        )
 
     def load(self, start: int, stop: int) -> Array:
         """Tiles start..stop."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield.bundle import Component, GraphSpec
-from widefield.errors import BadRequest
+from widefield.errors import BadRequest, StoreError
 
 FORMAT = "widefield-summary-1"
 Array = NDArray[np.float32]
@@ -62,7 +62,8 @@ class Summary:
         return worst
 
     def save(self, path: Path) -> None:
-        """Write as safetensors, whole or not at all."""
+        """Write as safetensors, whole or not at all; StoreError where that is not possible."""
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         tensors: dict[str, NDArray[np.float32] | NDArray[np.float64]] = {
@@ -70,8 +71,17 @@ class Summary:
             **{f"moment/{k}": np.ascontiguousarray(v) for k, v in self.moments.items()},
         }
         work = path.with_name(f".{path.name}.part")
-        save_file(tensors, work, metadata={"format": FORMAT, "about": json.dumps(dict(self.about), sort_keys=True)})
-        work.replace(path)
+        try:
+            save_file(tensors, work, metadata={"format": FORMAT, "about": json.dumps(dict(self.about), sort_keys=True)})
+            work.chmod(0o644)  # safetensors hides what it writes from everybody else
+            work.replace(path)
+        except (OSError, SafetensorError) as cause:  # safetensors has its own name for a full disk
+            raise StoreError(
+                f"{path}: {str(cause).splitlines()[0]}; wanted to write {self.nbytes >> 10} KiB there; mend that, "
+                "then run the same command again: it resumes where it stopped"
+            ) from cause
+        finally:
+            work.unlink(missing_ok=True)
 
 
 def load_summary(path: Path, component: Component, bundle_digest: str) -> Summary:
