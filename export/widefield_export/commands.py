@@ -61,6 +61,8 @@ def export_bundle(checkpoint: Path, out: Path, *, overwrite: bool = False) -> di
     try:
         manifest = build_bundle(loaded.vae, work, name=checkpoint.absolute().stem, source=loaded.source_files)
         work.chmod(0o755)
+        for file in work.iterdir():
+            file.chmod(0o644)  # safetensors hides what it writes from everybody else
         if out.exists():
             shutil.rmtree(out)
         work.replace(out)
