@@ -3,7 +3,7 @@
     tile -> encode -> its quarter of the parent (box mean, exact) -> canvas file -> commit; then, if that was the
     parent's last quarter, the parent goes the same way, on the same thread
 
-Tiles may come in any order; in Morton order O(levels) ancestors are open at a time. Memory: queue_tiles + 7 a thread
+Tiles may come in any order; in Morton order O(levels) ancestors are open at a time. Memory: queue_tiles + 5 a thread
 tiles. After `kill -9`, the next writer goes on from what the store and its canvases hold (canvases.py says why that is
 enough). Should the canvases be lost, the tiles under an ancestor that needs them are asked for again.
 """
