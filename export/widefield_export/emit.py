@@ -30,8 +30,7 @@ class Backend(Protocol):
     def upsample(self, x: Any, factor: int) -> Any: ...
     def parameter(self, name: str, layout: Layout) -> Any: ...
     def affine(self, x: Any, scale: Any, shift: Any) -> Any: ...
-    def every(self, x: Any, axes: Sequence[int], step: int) -> Any: ...
-    def norm_partial(self, x: Any, mask: Any | None, groups: int, channels: int) -> tuple[Any, Any]: ...
+    def norm_partial(self, x: Any, mask: Any, groups: int, channels: int) -> tuple[Any, Any]: ...
 
 
 class Walk:
@@ -143,32 +142,18 @@ class Walk:
             self.masks[key] = self.backend.crop(grown, [2, 3], low, high) if low or high else grown
         return self.masks[key]
 
-    def measure_norm(self, site: Site, step: int = 1) -> dict[str, Any]:
-        """A norm's partial statistics over the core of each tile, on every `step`-th row and column of it; what is
-        outside the picture is left out where there are masks."""
-        op = self.program.op(site.op)
-        core = self.at_margin(site.value, WHOLE)
-        mask = None if self.inside is None else self.mask(site.value, WHOLE)
-        if len(op.layout) == 3:
-            if step > 1:
-                split = (*op.layout[:2], *(Axis(role, op.layout[2].size) for role in ("rows", "columns")))  # type: ignore[arg-type]
-                core = self.backend.reshape(core, self.shape(split, WHOLE))
-            elif mask is not None:
-                mask = self.backend.reshape(mask, [0, 1, -1])
-        if step > 1:
-            core = self.backend.every(core, [2, 3], step)
-            mask = None if mask is None else self.backend.every(mask, [2, 3], step)
-        mean, m2 = self.backend.norm_partial(core, mask, site.attrs["groups"], site.attrs["channels"])
-        return {"mean": mean, "m2": m2}
-
     def measure(self, site: Site) -> dict[str, Any]:
         """A site's partial statistics over the core of each tile, what is outside the picture left out."""
         op = self.program.op(site.op)
+        mask = self.mask(site.value if site.kind != "linear_attention" else op.args[0], WHOLE)
         if site.kind == "norm":
-            return self.measure_norm(site)
+            core = self.at_margin(site.value, WHOLE)
+            if len(op.layout) == 3:
+                mask = self.backend.reshape(mask, [0, 1, -1])
+            mean, m2 = self.backend.norm_partial(core, mask, site.attrs["groups"], site.attrs["channels"])
+            return {"mean": mean, "m2": m2}
         if site.kind == "attention":
             return {"tokens": self.at_margin(site.value, WHOLE)}
-        mask = self.mask(op.args[0], WHOLE)
         left, right = (self.at_margin(arg, WHOLE) for arg in op.args)
         flat = self.backend.reshape(mask, [0, *[1] * (len(op.layout) - 2), -1])
         return {"sum": self.backend.run(op, [self.backend.multiply(left, flat), right])}

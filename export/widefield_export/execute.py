@@ -47,13 +47,8 @@ class TorchBackend:
     def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return x * scale + shift
 
-    def every(self, x: Tensor, axes: Sequence[int], step: int) -> Tensor:
-        index = tuple(slice(None, None, step) if axis in axes else slice(None) for axis in range(x.ndim))
-        return x[index]
-
-    def norm_partial(self, x: Tensor, mask: Tensor | None, groups: int, channels: int) -> tuple[Tensor, Tensor]:
-        x, batch = x.flatten(2), x.shape[0]
-        mask = x.new_ones(batch, 1, x.shape[2]) if mask is None else mask.flatten(2)
+    def norm_partial(self, x: Tensor, mask: Tensor, groups: int, channels: int) -> tuple[Tensor, Tensor]:
+        x, mask, batch = x.flatten(2), mask.flatten(2), x.shape[0]
         count = mask.sum(2) * (channels // groups)
         mean = (x * mask).sum(2).reshape(batch, groups, -1).sum(2) / count
         centred = (x - mean.repeat_interleave(channels // groups, 1)[:, :, None]) * mask

@@ -95,18 +95,8 @@ class OnnxBackend:
     def affine(self, x: str, scale: str, shift: str) -> str:
         return self.node("Add", [self.node("Mul", [x, scale]), shift])
 
-    def every(self, x: str, axes: Sequence[int], step: int) -> str:
-        start, stop = self.ints(*[0] * len(axes)), self.ints(*[int(np.iinfo(np.int64).max)] * len(axes))
-        return self.node("Slice", [x, start, stop, self.ints(*axes), self.ints(*[step] * len(axes))])
-
-    def norm_partial(self, x: str, mask: str | None, groups: int, channels: int) -> tuple[str, str]:
+    def norm_partial(self, x: str, mask: str, groups: int, channels: int) -> tuple[str, str]:
         """Mean and sum of squared distances, (batch, groups) each, in two passes over (batch, channels, ...)."""
-        if mask is None:
-            flat = self.node("Reshape", [x, self.ints(0, groups, -1)])
-            mean = self.node("ReduceMean", [flat, self.ints(2)], keepdims=1)
-            centred = self.node("Sub", [flat, mean])
-            squares = self.node("ReduceSum", [self.multiply(centred, centred), self.ints(2)], keepdims=0)
-            return self.node("Squeeze", [mean, self.ints(2)]), squares
         per_group = channels // groups
         x, mask = (self.node("Reshape", [v, self.ints(0, c, -1)]) for v, c in ((x, channels), (mask, 1)))
         count = self.node("ReduceSum", [mask, self.ints(2)], keepdims=0)
@@ -213,14 +203,13 @@ def write_segment(
     *,
     masked: bool,
     measured: Sequence[Site],
-    step: int = 1,
     offsets: Mapping[str, tuple[int, int]],
     weights_file: str,
 ) -> Graph:
     """The segment as one ONNX model. `offsets` gives each weight's first byte and length in `weights_file`.
 
     Inputs are the segment's, and `inside` (batch, 1, rows, columns) where `masked`; outputs are the segment's, and the
-    partial statistics of the measured sites on every `step`-th row and column, called `site.INDEX.mean` and so on.
+    partial statistics of the measured sites called `site.INDEX.mean` and so on.
     """
     backend = OnnxBackend(program)
     layouts = program.layouts()
@@ -228,8 +217,7 @@ def write_segment(
     walk = Walk(program, backend, given, INSIDE if masked else None)
     results = walk.run(segment)
     for site in measured:
-        found = walk.measure(site) if step == 1 else walk.measure_norm(site, step)
-        results |= {f"site.{site.index}.{key}": value for key, value in found.items()}
+        results |= {f"site.{site.index}.{key}": value for key, value in walk.measure(site).items()}
     for name, handle in results.items():
         if handle != name:
             backend.node("Identity", [handle], name=name)

@@ -3,8 +3,8 @@
     manifest.json          what is here, in words and numbers; widefield.bundle describes every field
     weights.safetensors    all weights, rewritten ones included; the graphs point into it
     decoder.sweep.NN.onnx  stage NN of the sweep that measures a summary, masks included
-    decoder.{interior,border}.N.onnx   the fused graphs that decode, cut at softmax attentions; they also give the true
-                           statistics of every norm, on every CERTIFIED_STEP-th row and column
+    decoder.{interior,border,certified}.N.onnx   the fused graphs that decode, cut at softmax attentions; `certified`
+                           ones also give the true statistics of every norm
     encoder.*              the same for the encoder
     attention.onnx         one block of queries against the frozen tokens
 """
@@ -30,7 +30,6 @@ from widefield_export.to_onnx import IR_VERSION, OPSET, write_segment
 
 WEIGHTS = "weights.safetensors"
 ATTENTION = "attention.onnx"
-CERTIFIED_STEP = 4
 KEYS_SHARE = 0.08  # of a decode's multiplications may go to a sampled attention
 
 
@@ -83,9 +82,9 @@ def _write_component(
     sweep = cut(program, sites)
     stream = cut(program, attentions)
 
-    def graph(segment: Segment, file: str, *, masked: bool, measured: Sequence[Site], step: int = 1) -> dict[str, Any]:
+    def graph(segment: Segment, file: str, *, masked: bool, measured: Sequence[Site] = ()) -> dict[str, Any]:
         written = write_segment(
-            program, segment, masked=masked, measured=measured, step=step, offsets=offsets, weights_file=WEIGHTS
+            program, segment, masked=masked, measured=measured, offsets=offsets, weights_file=WEIGHTS
         )
         onnx.save(written.model, folder / file)
         return {
@@ -107,17 +106,14 @@ def _write_component(
         "sites": [_site_entry(program, site.index) for site in sites],
         "sweep": [graph(s, f"{name}.sweep.{i:02}.onnx", masked=True, measured=sites[i : i + 1]) for i, s in enumerate(sweep)],
         "stream": {
-            kind: [
-                graph(
-                    segment, f"{name}.{kind}.{i}.onnx", masked=kind == "border", measured=_certifiable(sites, segment),
-                    step=CERTIFIED_STEP,
-                )
-                for i, segment in enumerate(stream)
-            ]
-            for kind in ("interior", "border")
+            "interior": [graph(s, f"{name}.interior.{i}.onnx", masked=False) for i, s in enumerate(stream)],
+            "border": [graph(s, f"{name}.border.{i}.onnx", masked=True) for i, s in enumerate(stream)],
+            "certified": [
+                graph(s, f"{name}.certified.{i}.onnx", masked=True, measured=_certifiable(sites, s))
+                for i, s in enumerate(stream)
+            ],
         },
-        "certified_step": CERTIFIED_STEP,
-    }  # fmt: skip
+    }
     cell = sum(flops(program, s.ops, margins).a for s in stream)
     component["flops_per_cell"] = cell
     if attentions:

@@ -17,8 +17,8 @@ manifest.json, version 1:
       sites                norm: groups, channels, eps, gamma, beta; attention: width, query; linear_attention: shape.
                            `result` names the value that the frozen site makes
       sweep                one graph a stage; stage N ends by measuring site N
-      stream               interior and border graphs, cut at attentions; they also give `site.INDEX.mean` and `.m2`
-                           of every norm, on every certified_step-th row and column of a tile's core
+      stream               interior, border and certified graphs, cut at attentions; certified ones have masks and also
+                           give `site.INDEX.mean` and `.m2` of every norm
       flops_per_cell       of the fused graphs, margins left out
       keys                 tokens that a sampled attention keeps
     and of each graph: file, inputs, outputs, parameters (frozen values, by shape), and two polynomials in the tile's
@@ -126,13 +126,13 @@ class Component:
     sweep: tuple[GraphSpec, ...]
     interior: tuple[GraphSpec, ...]
     border: tuple[GraphSpec, ...]
-    certified_step: int
+    certified: tuple[GraphSpec, ...]
     flops_per_cell: int
     keys: int
 
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
-        return (*self.sweep, *self.interior, *self.border)
+        return (*self.sweep, *self.interior, *self.border, *self.certified)
 
     @property
     def attentions(self) -> tuple[SiteSpec, ...]:
@@ -303,7 +303,7 @@ def _component(name: str, entry: Mapping[str, Any]) -> Component:
         tuple(_graph(g) for g in entry["sweep"]),
         tuple(_graph(g) for g in entry["stream"]["interior"]),
         tuple(_graph(g) for g in entry["stream"]["border"]),
-        int(entry["certified_step"]),
+        tuple(_graph(g) for g in entry["stream"]["certified"]),
         int(entry["flops_per_cell"]),
         int(entry.get("keys", 0)),
     )

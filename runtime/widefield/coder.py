@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from widefield.attend import Attention
 from widefield.bundle import Bundle, Component, GraphSpec
-from widefield.certificate import Certifier
+from widefield.certificate import Certifier, is_certified
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.geometry import Region
 from widefield.summary import Summary
 from widefield.tiles import Source, gather, input_shapes, inside, is_border, size_in_cells
 
 Array = NDArray[np.float32]
-Kind = Literal["interior", "border"]
+Kind = Literal["interior", "border", "certified"]
 
 
 class TileCoder:
@@ -42,6 +42,7 @@ class TileCoder:
         self.tile, self.batch, self.options = tile, batch, options
         self.height, self.width = size_in_cells(component, source)
         self.certifier = Certifier(component, summary, self.height, self.width)
+        self._certifies = any(site.kind == "norm" for site in component.sites)
         self.engine_seconds = 0.0
         self.calls = 0
         self._engines: dict[str, Engine] = {}
@@ -50,6 +51,8 @@ class TileCoder:
 
     def kind(self, tile: Region) -> Kind:
         """Which graphs a tile runs through: a function of its place alone."""
+        if self._certifies and is_certified(tile, self.height, self.width):
+            return "certified"
         return "border" if is_border(self.component, tile, self.height, self.width) else "interior"
 
     def __call__(self, tiles: Sequence[Region]) -> Array:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from widefield import __version__
 from widefield.bundle import Bundle, open_bundle
-from widefield.certificate import Certificate
+from widefield.certificate import NOTHING, Certificate
 from widefield.coder import TileCoder
 from widefield.encode import Encoding
 from widefield.errors import BadRequest, StoreError
@@ -130,6 +130,8 @@ class Saved:
                 "tiles": self.certificate.tiles,
                 "mean": self.certificate.mean,
                 "deviation": self.certificate.deviation,
+                "share": self.certificate.share,
+                "error": self.certificate.error,
                 "site": self.certificate.site,
             },
         }
@@ -280,7 +282,7 @@ class Picture:
                 coder.close()
         return Saved(
             path, plan, made, missing.size - made, time.perf_counter() - started, streaming - measured, share,
-            writer.bytes_written, coder.certifier.certificate() if coder else Certificate(0, 0, 0.0, 0.0, "none"),
+            writer.bytes_written, coder.certifier.certificate() if coder else NOTHING,
             beside if beside.is_file() else None,
         )  # fmt: skip
 

@@ -223,7 +223,7 @@ def _stream_buffers(
 ) -> list[Buffer]:
     rows, columns = tile
     batch = request.batch
-    peak = max(_graph_nbytes(g, batch, rows, columns) for g in (component.interior, component.border))
+    peak = max(_graph_nbytes(g, batch, rows, columns) for g in (component.interior, component.border, component.certified))
     ends = sum(component.values[v].nbytes(batch, rows, columns) for v in (component.input, component.output))
     keys = key_count(component, method, height, width)
     width_ = component.attentions[0].width if component.attentions else 0
