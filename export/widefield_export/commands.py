@@ -15,9 +15,9 @@ from widefield.errors import BadRequest
 
 
 @click.command("export", cls=arguments.Command, short_help="A checkpoint in, a bundle out; once.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=arguments.PATH)
 @arguments.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), section="Files", metavar="BUNDLE",
+    "-o", "--out", required=True, type=arguments.PATH, section="Files", metavar="BUNDLE",
     help="The folder to write; whole, or not at all.",
 )  # fmt: skip
 @arguments.option("--overwrite", is_flag=True, section="Files", help="Replace a folder that is there.")

@@ -22,10 +22,19 @@ from numpy.typing import NDArray
 
 from widefield.errors import MissingBackend, StoreError
 from widefield.geometry import Region
-from widefield.store.faults import explained, pwrite_all
+from widefield.store.faults import pwrite_all, reason
 
 Array = NDArray[np.float32]
 OURS = "widefield_latents"  # the attribute that tells our .zarr arrays from others'
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a StoreError about `path`. Latents are not resumed, but made again."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(reason(error, path).removesuffix(": it resumes where it stopped")) from error
 
 
 class LatentSink(ABC):

@@ -19,6 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 DEFAULT = RunOptions()
 VERIFIED_NBYTES = 256 << 20  # bundles up to this size are hashed whenever they are used, at half a second or less
 HELP_WIDTH = 30
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is a fault, and said as others are
 MESSAGES = "Messages"  # the section that comes last
 
 
@@ -57,7 +58,7 @@ def parse_folder(text: str) -> Path:
 
 
 bundle = option(
-    "--bundle", type=click.Path(path_type=Path), section="Files", metavar="BUNDLE",
+    "--bundle", type=PATH, section="Files", metavar="BUNDLE",
     help="The model, as `widefield export` wrote it (the one that came with widefield).",
 )  # fmt: skip
 overwrite = option(

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("decode", cls=arguments.Command, short_help="Latents in, a picture of any size out.")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[BUNDLE] LATENTS")
+@click.argument("paths", nargs=-1, required=True, type=arguments.PATH, metavar="[BUNDLE] LATENTS")
 @arguments.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), section="Files", metavar="OUT",
+    "-o", "--out", required=True, type=arguments.PATH, section="Files", metavar="OUT",
     help="The picture: .tif (one pyramidal BigTIFF), .zarr (OME-Zarr), .dzi (a folder of tiles) or .png (small).",
 )  # fmt: skip
 @arguments.bundle

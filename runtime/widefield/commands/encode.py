@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("encode", cls=arguments.Command, short_help="A picture in, latents out.")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[BUNDLE] IMAGE")
+@click.argument("paths", nargs=-1, required=True, type=arguments.PATH, metavar="[BUNDLE] IMAGE")
 @arguments.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), section="Files", metavar="LATENTS",
+    "-o", "--out", required=True, type=arguments.PATH, section="Files", metavar="LATENTS",
     help="Where the latents go, .npy or .zarr; whole, or not at all.",
 )  # fmt: skip
 @arguments.bundle

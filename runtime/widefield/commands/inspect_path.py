@@ -19,7 +19,7 @@ PICTURES = (".tif", ".tiff", ".zarr", ".dzi", ".png")
 
 
 @click.command("inspect", cls=arguments.Command, short_help="Say what is in a bundle or a picture.")
-@click.argument("path", required=False, type=click.Path(path_type=Path), metavar="[BUNDLE | PICTURE]")
+@click.argument("path", required=False, type=arguments.PATH, metavar="[BUNDLE | PICTURE]")
 @arguments.bundle
 @arguments.option("--verify", is_flag=True, section="Files", help="Hash every file of a bundle against its manifest.")
 @arguments.as_json

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan", cls=arguments.Command, short_help="Say what a run would take, and take nothing.")
-@click.argument("path", required=False, type=click.Path(path_type=Path), metavar="[BUNDLE]")
+@click.argument("path", required=False, type=arguments.PATH, metavar="[BUNDLE]")
 @arguments.option(
     "--size", required=True, type=parse_size, metavar="WIDTHxHEIGHT", section="Picture",
     help="Of the picture, in pixels; rounded up to whole latents.",

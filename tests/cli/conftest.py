@@ -1,0 +1,60 @@
+"""A bundle of a tiny random autoencoder, latents for it, and processes to kill."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from cli.runner import Children
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """AutoencoderKL, 8 px a latent, 4 channels, norms and an attention."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from widefield_export.commands import build_bundle
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 8, 8), latent_channels=4, norm_num_groups=2, layers_per_block=1,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("bundles") / "tiny.wf"
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        build_bundle(vae.eval(), folder, name="tiny", source={})
+    return folder
+
+
+def latents_of(height: int, width: int) -> np.ndarray:
+    """Different in every corner."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    rng = np.random.default_rng(height)
+    waves = np.stack([np.sin(9 * x + 3 * y), y - x, np.cos(11 * y * x), x + y])
+    return (waves + rng.normal(size=(4, height, width)) * x).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def latents(tmp_path_factory):
+    """(4, 30, 40): 320 x 240 px, one store tile."""
+    path = tmp_path_factory.mktemp("latents") / "small.npy"
+    np.save(path, latents_of(30, 40))
+    return path
+
+
+@pytest.fixture(scope="session")
+def larger(tmp_path_factory):
+    """(4, 200, 270): 2160 x 1600 px, 4 x 5 store tiles."""
+    path = tmp_path_factory.mktemp("latents") / "larger.npy"
+    np.save(path, latents_of(200, 270))
+    return path
+
+
+@pytest.fixture(scope="session")
+def children():
+    server = Children()
+    yield server
+    server.close()
