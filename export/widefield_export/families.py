@@ -56,8 +56,10 @@ def latent_affine(vae: Any) -> tuple[Tensor, Tensor]:
     elif family == "AutoencoderTiny":
         mean, std = torch.zeros(1), torch.ones(1)
     else:
-        shift = getattr(config, "shift_factor", None) or 0.0
-        mean, std = torch.tensor([float(shift)]), torch.tensor([1.0 / config.scaling_factor])
+        mean, std = torch.tensor([float(getattr(config, "shift_factor", None) or 0.0)]), torch.ones(1)
+        if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):  # Playground 2.5
+            mean, std = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
+        std = std / config.scaling_factor
     return mean.detach().float().reshape(1, -1, 1, 1), std.detach().float().reshape(1, -1, 1, 1)
 
 

@@ -1,0 +1,67 @@
+"""Tile sets: cover, stratify, and depend on nothing but size, seed and N."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from widefield.geometry import Region, morton_order
+from widefield.sampling import CELL, default_cells, exact_tiles, spread_tokens, stratified_cells
+
+
+@given(st.integers(1, 150), st.integers(1, 150))
+def test_exact_tiles_cover_every_cell_once(height, width):
+    count = np.zeros((height, width), int)
+    for tile in exact_tiles(height, width):
+        count[tile.slices] += 1
+    assert (count == 1).all()
+
+
+@given(st.integers(8, 300), st.integers(8, 300), st.integers(1, 200), st.integers(0, 2**40))
+def test_sampled_squares_lie_inside_and_never_overlap(height, width, count, seed):
+    count_map = np.zeros((height, width), int)
+    cells = stratified_cells(height, width, count, seed)
+    for cell in cells:
+        assert (cell.height, cell.width) == (CELL, CELL)
+        assert cell.within(Region(0, 0, height, width))
+        count_map[cell.slices] += 1
+    assert count_map.max() == 1
+    assert cells == stratified_cells(height, width, count, seed)
+
+
+def test_another_seed_draws_other_squares():
+    assert stratified_cells(200, 200, 50, 0) != stratified_cells(200, 200, 50, 1)
+
+
+def test_every_quarter_of_a_picture_gets_its_share():
+    cells = stratified_cells(256, 512, 256, seed=3)
+    assert 240 <= len(cells) <= 272
+    for y, x in ((0, 0), (0, 256), (128, 0), (128, 256)):
+        part = Region(y, x, y + 128, x + 256)
+        assert abs(sum(bool(c.clipped(part)) for c in cells) - len(cells) / 4) <= len(cells) / 16
+
+
+@given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 5000), st.integers(0, 9))
+def test_chosen_tokens_are_distinct_and_spread(tiles, per_tile, keep, seed):
+    chosen = spread_tokens(tiles, per_tile, keep, seed)
+    total = tiles * per_tile
+    assert len(chosen) == min(keep, total)
+    assert len(np.unique(chosen)) == len(chosen)
+    assert chosen.min() >= 0 and chosen.max() < total
+    if 1 < keep < total:
+        assert np.diff(chosen).max() <= 2 * -(-total // keep)
+
+
+@pytest.mark.parametrize(("height", "width", "cells"), [(64, 64, 256), (512, 512, 512), (65536, 65536, 1024)])
+def test_a_larger_picture_needs_a_smaller_part_of_itself(height, width, cells):
+    assert default_cells(height, width) == cells
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_morton_order_visits_every_tile_once_and_quadrants_whole(rows, columns):
+    seen = list(morton_order(rows, columns))
+    assert sorted(seen) == [(y, x) for y in range(rows) for x in range(columns)]
+    key = [sum(((y >> b & 1) << 2 * b + 1) | ((x >> b & 1) << 2 * b) for b in range(8)) for y, x in seen]
+    assert key == sorted(key)
