@@ -1,0 +1,3 @@
+"""A command of somebody else's, with a bug."""
+
+crash = 1 // 0
