@@ -19,7 +19,19 @@ from widefield_export.lower import BATCH, Fx, Lowering, Value, origin_of, target
 from widefield_export.program import Axis
 
 SHAPE_OPS = frozenset(
-    ("view", "reshape", "transpose", "permute", "contiguous", "to", "unsqueeze", "squeeze", "clone", "type_as", "flatten")
+    (
+        "view",
+        "reshape",
+        "transpose",
+        "permute",
+        "contiguous",
+        "to",
+        "unsqueeze",
+        "squeeze",
+        "clone",
+        "type_as",
+        "flatten",
+    )
 )
 
 
@@ -61,9 +73,7 @@ def _tokens(at: Lowering, node: Fx, source: Value) -> Value:
     raise at.fault(node, f"attends over axes {roles}")
 
 
-def _linear(
-    at: Lowering, node: Fx, name: str, x: Value, weight: torch.Tensor, bias: torch.Tensor, key: str
-) -> Value:
+def _linear(at: Lowering, node: Fx, name: str, x: Value, weight: torch.Tensor, bias: torch.Tensor, key: str) -> Value:
     from widefield_export.lower import weight_array
 
     at.weights[f"{key}.weight"], at.weights[f"{key}.bias"] = weight_array(weight), weight_array(bias)

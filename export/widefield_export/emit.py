@@ -50,13 +50,13 @@ class Walk:
         """The tile's rows and columns in cells, from any input that shows them."""
         if self.inside is not None:
             margin = 2 * self.program.margin_cells
-            return tuple(self.backend.extent(self.inside, axis, 1, margin) for axis in (2, 3))  # type: ignore[return-value]
+            return tuple(self.backend.extent(self.inside, axis, 1, margin) for axis in (2, 3))
         for name, value in self.values.items():
             roles = [axis.role for axis in self.layouts[name]]
             if "rows" in roles and "columns" in roles:
                 scale = self.layouts[name][roles.index("rows")].size
                 margin = sum(self.margins[name])
-                return tuple(  # type: ignore[return-value]
+                return tuple(
                     self.backend.extent(value, roles.index(role), scale, margin) for role in ("rows", "columns")
                 )
         return 0, 0
@@ -73,7 +73,9 @@ class Walk:
         args = [self.at_margin(arg, margin) for arg, margin in zip(op.args, demands, strict=True)]
         if op.kind == "norm":
             rank = len(op.layout)
-            scale, shift = (self.backend.parameter(f"{op.out}.{p}", channel_layout(op, rank)) for p in ("scale", "shift"))
+            scale, shift = (
+                self.backend.parameter(f"{op.out}.{p}", channel_layout(op, rank)) for p in ("scale", "shift")
+            )
             return self.backend.affine(args[0], scale, shift)
         if op.kind == "apply":
             state = self.program.op(op.args[0])

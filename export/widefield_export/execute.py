@@ -54,19 +54,19 @@ class TorchBackend:
         centred = (x - mean.repeat_interleave(channels // groups, 1)[:, :, None]) * mask
         return mean, centred.square().sum(2).reshape(batch, groups, -1).sum(2)
 
-    def weight(self, op: Op, name: str) -> Tensor | None:
-        key = op.attrs[name]
-        return None if key is None else self.weights[key]
+    def taps(self, op: Op) -> tuple[Tensor, Tensor | None]:
+        """(weight, bias) of a convolution or a linear map."""
+        bias = op.attrs["bias"]
+        return self.weights[op.attrs["weight"]], None if bias is None else self.weights[bias]
 
     def run(self, op: Op, args: Sequence[Any]) -> Tensor:
-        x, attrs = args[0], op.attrs
+        x: Tensor = args[0]
+        attrs = op.attrs
         match op.kind:
             case "conv":
-                return F.conv2d(
-                    x, self.weight(op, "weight"), self.weight(op, "bias"), attrs["stride"], groups=attrs["groups"]
-                )
+                return F.conv2d(x, *self.taps(op), attrs["stride"], groups=attrs["groups"])
             case "upsample_conv":
-                return F.pixel_shuffle(F.conv2d(x, self.weight(op, "weight"), self.weight(op, "bias")), 2)
+                return F.pixel_shuffle(F.conv2d(x, *self.taps(op)), 2)
             case "upsample":
                 return self.upsample(x, attrs["factor"])
             case "depth_to_space":
@@ -74,7 +74,7 @@ class TorchBackend:
             case "space_to_depth":
                 return F.pixel_unshuffle(x, attrs["factor"])
             case "linear":
-                return F.linear(x, self.weight(op, "weight"), self.weight(op, "bias"))
+                return F.linear(x, *self.taps(op))
             case "add" | "sub" | "mul" | "div":
                 other = args[1] if len(args) > 1 else attrs.get("number")
                 other = self.weights[attrs["constant"]] if other is None else other
@@ -88,7 +88,8 @@ class TorchBackend:
             case "mean":
                 return x.mean(attrs["axes"], keepdim=attrs["keep"])
             case "l2norm":
-                return torch.linalg.vector_norm(x, 2, attrs["axes"], keepdim=attrs["keep"])
+                norm: Tensor = torch.linalg.vector_norm(x, 2, attrs["axes"], keepdim=attrs["keep"])
+                return norm
             case "concat":
                 return torch.cat(list(args), attrs["axis"])
             case "slice":
@@ -102,7 +103,7 @@ class TorchBackend:
             case "transpose":
                 return x.permute(attrs["order"])
             case "cell_sum" | "apply":
-                return args[0] @ args[1]
+                return torch.matmul(x, args[1])
         raise AssertionError(f"no torch operation for {op.kind}")
 
 

@@ -218,7 +218,7 @@ def _conv(at: Lowering, node: Fx) -> Value:
     bias, stride = at.arg(node, 2), at.arg(node, 3, [1, 1])
     padding, dilation, groups = at.arg(node, 4, [0, 0]), at.arg(node, 5, [1, 1]), at.arg(node, 6, 1)
     if weight.ndim == 5:  # one frame: the causal padding leaves only the last tap
-        if x.frame is None or weight.shape[2] > 1 and any(padding[:1]):
+        if x.frame is None or (weight.shape[2] > 1 and any(padding[:1])):
             raise at.fault(node, "is a 3-D convolution over more than one frame")
         folded = weight[:, :, -1]
         name = next(at.parameters[a.name][0] for a in node.all_input_nodes if at.env[a] is weight)
@@ -395,12 +395,14 @@ def _chunk(at: Lowering, node: Fx) -> list[Value]:
 
 @rule("getitem")
 def _getitem(at: Lowering, node: Fx) -> Value:
-    return operator.getitem(at.arg(node, 0), at.arg(node, 1))
+    picked: Value = operator.getitem(at.arg(node, 0), at.arg(node, 1))
+    return picked
 
 
 @rule("slice")
 def _slice(at: Lowering, node: Fx) -> Value:
-    x, dim = at.arg(node, 0), at.arg(node, 1, 0)
+    x: Value = at.arg(node, 0)
+    dim = at.arg(node, 1, 0)
     start, stop, step = at.arg(node, 2, 0) or 0, at.arg(node, 3), at.arg(node, 4, 1)
     if x.drops(dim):
         return x

@@ -1,10 +1,10 @@
 """Rewrites of a local program that are exact in real arithmetic and pay on every device.
 
-    shapes    runs of reshape and transpose collapse; what only moves unit axes vanishes
-    linear    two linear maps in a row become one (the attention's value and output projections)
-    upsample  nearest 2x followed by a 3 x 3 convolution is a 2 x 2 convolution with summed taps to four phases, then
-              depth to space: 16 multiplications where there were 36. A window that starts at x[j] makes the output
-              pixels 2j+1 (phase 0: taps w0+w1, w2) and 2j+2 (phase 1: taps w0, w1+w2), so no phase has to be shifted.
+shapes    runs of reshape and transpose collapse; what only moves unit axes vanishes
+linear    two linear maps in a row become one (the attention's value and output projections)
+upsample  nearest 2x followed by a 3 x 3 convolution is a 2 x 2 convolution with summed taps to four phases, then
+          depth to space: 16 multiplications where there were 36. A window that starts at x[j] makes the output
+          pixels 2j+1 (phase 0: taps w0+w1, w2) and 2j+2 (phase 1: taps w0, w1+w2), so no phase has to be shifted.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ def merge_linear(program: Program) -> Program:
         if not pointwise or op.attrs.get("stride", 1) != 1:
             continue
         source = op.args[0]
-        while (
-            source in by_name and by_name[source].kind in ("reshape", "transpose") and len(users[source]) == 1
-        ):
+        while source in by_name and by_name[source].kind in ("reshape", "transpose") and len(users[source]) == 1:
             source = by_name[source].args[0]
         first = by_name.get(source)
         if first is None or first.kind != "linear" or len(users[source]) != 1:
@@ -132,9 +130,7 @@ def fold_upsampling(program: Program) -> Program:
         if attrs["bias"] is not None:
             bias = attrs["bias"] + ".phases"
             weights[bias] = np.repeat(weights[attrs["bias"]], 4)
-        folded[op.out] = Op(
-            "upsample_conv", op.out, before.args, op.layout, {"weight": name, "bias": bias}, op.origin
-        )
+        folded[op.out] = Op("upsample_conv", op.out, before.args, op.layout, {"weight": name, "bias": bias}, op.origin)
     program = replace_program(program, [folded.get(op.out, op) for op in program.ops])
     program.weights = weights
     return program.pruned()
@@ -149,5 +145,5 @@ def phases(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     taps = np.zeros((2, 2, 3))  # phase, low-resolution tap, original tap
     taps[0, 0, [0, 1]] = taps[0, 1, 2] = taps[1, 0, 0] = 1
     taps[1, 1, [1, 2]] = 1
-    out = np.einsum("oiyx,auy,bvx->oabiuv", w, taps, taps)
+    out: NDArray[np.float64] = np.einsum("oiyx,auy,bvx->oabiuv", w, taps, taps)
     return out.reshape(w.shape[0] * 4, w.shape[1], 2, 2).astype(np.float32)

@@ -116,7 +116,11 @@ def flops(program: Program, ops: Iterable[Op], margins: dict[str, Margin]) -> Qu
                 rows = op.layout[-2].size
                 spatial = positions(program.layout(value), margins[value])
                 depth = channels_of(program.layout(value))
-                total += spatial.times(2 * depth * rows) if op.kind == "apply" else spatial.times(2 * depth * op.layout[-1].size)
+                total += (
+                    spatial.times(2 * depth * rows)
+                    if op.kind == "apply"
+                    else spatial.times(2 * depth * op.layout[-1].size)
+                )
     return total
 
 

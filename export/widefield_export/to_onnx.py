@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from widefield_export.emit import INSIDE, MASK_LAYOUT, Walk
-from widefield_export.program import Layout, Margin, Op, Program, Site
+from widefield_export.program import Layout, Op, Program, Site
 from widefield_export.segments import Segment
 
 OPSET = 20
@@ -176,15 +176,15 @@ class OnnxBackend:
         factor = op.attrs["factor"]
         channels = op.layout[1].size // factor**2
         deep = self.node("SpaceToDepth", [x], blocksize=factor)
-        order = [(dy * factor + dx) * channels + c for c in range(channels) for dy in range(factor) for dx in range(factor)]
+        order = [
+            (dy * factor + dx) * channels + c for c in range(channels) for dy in range(factor) for dx in range(factor)
+        ]
         return self.node("Gather", [deep, self.ints(*order)], axis=1)
 
 
 def dims(layout: Layout, prefix: str) -> list[int | str]:
     """Symbolic names for what a tile changes."""
-    return [
-        "batch" if a.role == "batch" else a.size if a.role == "plain" else f"{prefix}.{a.role}" for a in layout
-    ]
+    return ["batch" if a.role == "batch" else a.size if a.role == "plain" else f"{prefix}.{a.role}" for a in layout]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +225,10 @@ def write_segment(
     if masked:
         inputs.append(helper.make_tensor_value_info(INSIDE, TensorProto.FLOAT, dims(MASK_LAYOUT, INSIDE)))
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in results]
-    tensors = [helper.make_tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)
-               for n, a in backend.initializers.items()]
+    tensors = [
+        helper.make_tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)
+        for n, a in backend.initializers.items()
+    ]
     tensors += [_external(n, s, offsets[n], weights_file) for n, s in backend.external.items()]
     start = min(place for place, _ in offsets.values())
     tensors += [_placeholder(n, s, start, weights_file) for n, s in backend.parameters.items()]

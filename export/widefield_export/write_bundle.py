@@ -1,12 +1,12 @@
 """Write a bundle: a folder with a manifest, one weights file and the ONNX graphs that read from it.
 
-    manifest.json          what is here, in words and numbers; widefield.bundle describes every field
-    weights.safetensors    all weights, rewritten ones included; the graphs point into it
-    decoder.sweep.NN.onnx  stage NN of the sweep that measures a summary, masks included
-    decoder.{interior,border,certified}.N.onnx   the fused graphs that decode, cut at softmax attentions; `certified`
-                           ones also give the true statistics of every norm
-    encoder.*              the same for the encoder
-    attention.onnx         one block of queries against the frozen tokens
+manifest.json          what is here, in words and numbers; widefield.bundle describes every field
+weights.safetensors    all weights, rewritten ones included; the graphs point into it
+decoder.sweep.NN.onnx  stage NN of the sweep that measures a summary, masks included
+decoder.{interior,border,certified}.N.onnx   the fused graphs that decode, cut at softmax attentions; `certified`
+                       ones also give the true statistics of every norm
+encoder.*              the same for the encoder
+attention.onnx         one block of queries against the frozen tokens
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def _write_component(
         "margin_cells": program.margin_cells,
         "values": {value: _value_entry(program, value) for value in sorted(names)},
         "sites": [_site_entry(program, site.index) for site in sites],
-        "sweep": [graph(s, f"{name}.sweep.{i:02}.onnx", masked=True, measured=sites[i : i + 1]) for i, s in enumerate(sweep)],
+        "sweep": [
+            graph(s, f"{name}.sweep.{i:02}.onnx", masked=True, measured=sites[i : i + 1]) for i, s in enumerate(sweep)
+        ],
         "stream": {
             "interior": [graph(s, f"{name}.interior.{i}.onnx", masked=False) for i, s in enumerate(stream)],
             "border": [graph(s, f"{name}.border.{i}.onnx", masked=True) for i, s in enumerate(stream)],
@@ -125,7 +127,11 @@ def _write_component(
 def _certifiable(sites: Sequence[Site], segment: Segment) -> list[Site]:
     """The sites whose true statistics a fused graph can give: norms, where the value is at hand in this segment."""
     at_hand = {op.out for op in segment.ops} | set(segment.inputs)
-    return [site for site in sites if site.kind == "norm" and site.value in at_hand and any(op.out == site.op for op in segment.ops)]
+    return [
+        site
+        for site in sites
+        if site.kind == "norm" and site.value in at_hand and any(op.out == site.op for op in segment.ops)
+    ]
 
 
 def _coefficients(found: Iterable[Any]) -> list[list[int]]:
@@ -146,9 +152,10 @@ def _site_entry(program: Program, index: int) -> dict[str, Any]:
     site = program.sites()[index]
     op = program.op(site.op)
     value = op.args[0] if site.kind == "linear_attention" else site.value
+    told = ("groups", "eps", "channels", "gamma", "beta", "width", "shape")
     entry = {
         "kind": site.kind, "result": site.op, "origin": site.origin, "scale": scale_of(program.layout(value)),
-        **{k: v for k, v in site.attrs.items() if k in ("groups", "eps", "channels", "gamma", "beta", "width", "shape")},
+        **{k: v for k, v in site.attrs.items() if k in told},
     }  # fmt: skip
     if site.kind == "attention":
         entry["query"] = op.args[0]

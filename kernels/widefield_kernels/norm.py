@@ -1,6 +1,6 @@
 """Group statistics from disjoint parts of a picture, and the frozen affine map that they become.
 
-    merge      N = sum n_i      mean = sum n_i m_i / N      M2 = sum M2_i + sum n_i (m_i - mean)^2       (Chan et al., 1983)
+    merge      N = sum n_i      mean = sum n_i m_i / N      M2 = sum M2_i + sum n_i (m_i - mean)^2   (Chan et al., 1983)
     freeze     scale = gamma / sqrt(M2 / N + eps)           shift = beta - mean scale
 
 The between-part term is what pooled variances forget; without it a picture that is half dark and half bright gets the

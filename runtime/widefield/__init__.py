@@ -1,5 +1,7 @@
 """Widefield: pictures too large to hold, decoded, generated and served tile by tile in a planned memory budget.
 
+For example:
+
     import widefield
     model = widefield.open("vae.wf")
     model.decode("latents.npy").save("picture.tif", memory="2GiB")

@@ -19,7 +19,7 @@ def block_rows(tokens: int) -> int:
 
 
 class Attention:
-    """Attention to fixed keys (tokens, width). Runs on ONNX Runtime whatever the convolutions run on: its shapes vary."""
+    """Attention to fixed keys (tokens, width). On ONNX Runtime, whatever the convolutions run on: its shapes vary."""
 
     def __init__(self, graph: Path, keys: Array, options: EngineOptions) -> None:
         self.keys = np.ascontiguousarray(keys)

@@ -121,7 +121,9 @@ class TileCoder:
     def close(self) -> None:
         """Give every engine back; calling it twice is harmless."""
         with self._lock:
-            for engine in (*self._engines.values(), *self._attention.values()):
+            for engine in self._engines.values():
                 engine.close()
+            for attention in self._attention.values():
+                attention.close()
             self._engines.clear()
             self._attention.clear()

@@ -1,5 +1,7 @@
 """The library's front: open a bundle, get a picture that is an array, save it in a budget.
 
+For example:
+
     model = widefield.open("vae.wf")
     picture = model.decode("latents.npy")          # nothing computed yet
     picture[2000:2512, 4000:4512]                  # rows, columns: (512, 512, 3) uint8, computed now

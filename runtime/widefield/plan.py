@@ -114,7 +114,10 @@ def make_plan(bundle: Bundle, component: Component, height: int, width: int, req
     """The cheapest plan that fits; raises OverBudget with the smallest budget that would, BadRequest for nonsense."""
     if height < 1 or width < 1:
         raise BadRequest(f"a picture of {width} x {height} latents has no pixels; both sides must be at least 1")
-    plans = [_plan(bundle, component, height, width, request, *choice) for choice in _choices(component, height, width, request)]
+    plans = [
+        _plan(bundle, component, height, width, request, *choice)
+        for choice in _choices(component, height, width, request)
+    ]
     fitting = [plan for plan in plans if plan.peak_nbytes() <= request.memory_nbytes]
     if not fitting:
         smallest = min(plans, key=Plan.peak_nbytes)
@@ -169,8 +172,12 @@ def _plan(
     tiles = -(-height // rows) * -(-width // columns)
     attention = _attention_flops(component, rows, columns, method, height, width) * tiles
     buffers = _stream_buffers(bundle, component, request, tile, workers, method, height, width)
-    sweep_batch, held, measured = _measure_buffers(bundle, component, request, workers, method, cells, height, width, buffers)
-    sweep_tile, sweep_count = (CELL, cells) if method == "sampled" else (SWEEP_TILE, -(-height // SWEEP_TILE) * -(-width // SWEEP_TILE))
+    sweep_batch, held, measured = _measure_buffers(
+        bundle, component, request, workers, method, cells, height, width, buffers
+    )
+    sweep_tile, sweep_count = (
+        (CELL, cells) if method == "sampled" else (SWEEP_TILE, -(-height // SWEEP_TILE) * -(-width // SWEEP_TILE))
+    )
     return Plan(
         component.name, height, width, scale, tile, request.batch, workers, threads, method, cells,
         sweep_batch, held, request.memory_nbytes, tuple(buffers + measured),
@@ -183,7 +190,7 @@ def _plan(
 
 
 def choose_method(component: Component, height: int, width: int, asked: str) -> Method:
-    """`auto` is exact up to EXACT_UP_TO_PX pixels, where it costs no more; and where a picture has no room to sample."""
+    """`auto` is exact up to EXACT_UP_TO_PX pixels, where it costs no more, and where there is no room to sample."""
     if asked == "exact" or not component.sites or min(height, width) < CELL:
         return "exact"
     scale = max(component.output_scale, component.input_scale)
@@ -223,13 +230,17 @@ def _stream_buffers(
 ) -> list[Buffer]:
     rows, columns = tile
     batch = request.batch
-    peak = max(_graph_nbytes(g, batch, rows, columns) for g in (component.interior, component.border, component.certified))
+    peak = max(
+        _graph_nbytes(g, batch, rows, columns) for g in (component.interior, component.border, component.certified)
+    )
     ends = sum(component.values[v].nbytes(batch, rows, columns) for v in (component.input, component.output))
     keys = key_count(component, method, height, width)
     width_ = component.attentions[0].width if component.attentions else 0
     query = max((component.values[s.query].nbytes(batch, rows, columns) for s in component.attentions), default=0)
     tile_px = STORE_TILE_PX**2 * 3
-    block_px = max(STORE_TILE_PX, rows * component.output_scale) * max(STORE_TILE_PX, columns * component.output_scale) * 3
+    block_px = (
+        max(STORE_TILE_PX, rows * component.output_scale) * max(STORE_TILE_PX, columns * component.output_scale) * 3
+    )
     levels = len(level_sizes(width * component.output_scale, height * component.output_scale, STORE_TILE_PX))
     buffers = [
         Buffer("engine runtime", "host", "both", RUNTIME_NBYTES[request.backend]),

@@ -110,9 +110,7 @@ def _kept(grid: Grid, tile: Region) -> Region:
     return tile.clipped(Region(top, left, top + rows, left + columns)).clipped(grid.picture)
 
 
-def _paste(
-    grid: Grid, tile: Region, values: NDArray[np.float32], region: Region, out: Pixels, kept: Region
-) -> None:
+def _paste(grid: Grid, tile: Region, values: NDArray[np.float32], region: Region, out: Pixels, kept: Region) -> None:
     """Convert the kept part of a tile that lies in `region` straight into its place in `out`."""
     part = kept.scaled(grid.scale).clipped(region)
     if not part:

@@ -1,4 +1,4 @@
-"""Which tiles a summary is measured on. Both sets are fixed by the picture's size, the seed and N: never by a budget."""
+"""Which tiles a summary is measured on. Both sets are fixed by the picture's size, the seed and N, never a budget."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ CELL = 8  # cells; the side of a sampled one
 def exact_tiles(height: int, width: int) -> list[Region]:
     """Every cell once: a grid of SWEEP_TILE squares, those at the far edges reaching past the picture."""
     rows, columns = min(SWEEP_TILE, height), min(SWEEP_TILE, width)
-    return [
-        Region(y, x, y + rows, x + columns) for y in range(0, height, rows) for x in range(0, width, columns)
-    ]
+    return [Region(y, x, y + rows, x + columns) for y in range(0, height, rows) for x in range(0, width, columns)]
 
 
 def default_cells(height: int, width: int) -> int:
@@ -63,4 +61,5 @@ def spread_tokens(tiles: int, per_tile: int, keep: int, seed: int) -> NDArray[np
     edges = np.arange(keep + 1, dtype=np.int64) * total // keep
     room = np.maximum(edges[1:] - edges[:-1], 1).astype(np.uint64)
     draws = np.random.Philox(key=seed + 1).random_raw(keep)
-    return edges[:-1] + (draws % room).astype(np.int64)
+    places: NDArray[np.int64] = edges[:-1] + (draws % room).astype(np.int64)
+    return places

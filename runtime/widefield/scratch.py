@@ -54,7 +54,7 @@ class HeldArray:
         """Keep what was computed into `target`."""
         if self._file is None:
             return
-        view = memoryview(tiles).cast("B")
+        view = tiles.data.cast("B")
         at = start * self.tile_nbytes
         try:
             while view:
@@ -75,7 +75,7 @@ class HeldArray:
             return self._array[start:stop]
         assert self._file is not None
         tiles = np.empty((stop - start, *self.shape[1:]), np.float32)
-        view = memoryview(tiles).cast("B")
+        view = tiles.data.cast("B")
         at = start * self.tile_nbytes
         while view:
             got = os.preadv(self._file, [view], at)

@@ -121,9 +121,12 @@ class _Sweep:
         """Run one stage over all tiles; its outputs are held, the site's partial statistics returned."""
         batch = min(self.options.batch, len(self.tiles))
         statistics = {
-            name: np.empty((len(self.tiles), *shape), np.float32) for name, shape in self._statistic_shapes(site).items()
+            name: np.empty((len(self.tiles), *shape), np.float32)
+            for name, shape in self._statistic_shapes(site).items()
         }
-        for name, shape in output_shapes(self.component, self._values(graph), len(self.tiles), self.rows, self.columns).items():
+        for name, shape in output_shapes(
+            self.component, self._values(graph), len(self.tiles), self.rows, self.columns
+        ).items():
             self.held[name] = self.scratch.hold(shape)
         parameters = Summary(self.arrays, {}).parameters(graph)
         shapes = input_shapes(self.component, graph.inputs, batch, self.rows, self.columns)
@@ -202,8 +205,8 @@ class _Sweep:
         margin = self.component.margin_cells
         masks = inside(self.component, self.tiles, self.height, self.width)
         core = masks[:, 0, margin : margin + self.rows, margin : margin + self.columns]
-        core = core.repeat(site.scale, 1).repeat(site.scale, 2).reshape(len(self.tiles), -1) > 0
-        kept = tokens[core]
+        core = core.repeat(site.scale, 1).repeat(site.scale, 2).reshape(len(self.tiles), -1)
+        kept = tokens[core > 0]
         if self.limit_keys is not None and self.limit_keys < len(kept):
             kept = kept[spread_tokens(1, len(kept), self.limit_keys, self.seed)]
         self.arrays[f"{site.result}.keys"] = np.ascontiguousarray(kept)
