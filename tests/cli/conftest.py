@@ -1,5 +1,6 @@
 """A bundle of a tiny random autoencoder, latents for it, and processes to kill."""
 
+import shutil
 import warnings
 
 import numpy as np
@@ -27,6 +28,12 @@ def bundle(tmp_path_factory):
         warnings.simplefilter("ignore")
         build_bundle(vae.eval(), folder, name="tiny", source={})
     return folder
+
+
+@pytest.fixture
+def copied(bundle, tmp_path):
+    """A bundle that a test may damage."""
+    return shutil.copytree(bundle, tmp_path / "copy.wf")
 
 
 def latents_of(height: int, width: int) -> np.ndarray:

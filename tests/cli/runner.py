@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join(str(ROOT / name) for name in ("runtime", "kernels", "export", "bench"))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
 
+QUICK = ("--engine", "ort", "--summary", "sampled", "--cells", "16", "--quiet")
+
 
 @dataclass
 class Answer:
