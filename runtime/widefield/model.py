@@ -195,9 +195,7 @@ class Picture:
         key = (*key, *[slice(None)] * (3 - len(key)))
         spans = [_span(k, n) for k, n in zip(key[:2], self.shape[:2], strict=True)]
         region = Region(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
-        if not region:
-            return np.empty(self.shape, np.uint8)[key] if self.size < 1 << 20 else np.empty((0, 0, 3), np.uint8)
-        pixels = self.read(region)
+        pixels = self.read(region) if region else np.empty((region.height, region.width, self.shape[2]), np.uint8)
         return cast(NDArray[np.uint8], pixels[spans[0][2], spans[1][2], key[2]])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -296,6 +294,7 @@ class Picture:
         determinants = {
             **self._summary_request(options, plan),
             "tile": f"{plan.tile[0]}x{plan.tile[1]}",
+            "engine": options.engine_options().backend,
             "precision": options.precision,
         }
         about = {"software": f"widefield {__version__}", "bundle_name": self.bundle.name, **determinants}
@@ -363,15 +362,19 @@ def _changed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_before(path: Path, options: RunOptions) -> RunOptions:
-    """A resumed run keeps the tile grid that the store was begun with, unless told otherwise."""
-    if options.tile is not None or options.overwrite or not path.exists():
+    """A resumed run keeps the tile grid and the engine that the store was begun with, unless told otherwise."""
+    if options.overwrite or not path.exists():
         return options
     try:
         with open_store(path) as store:
-            tile = store.spec.metadata.get("tile")
+            before = store.spec.metadata
     except StoreError:
         return options  # create_or_resume says what is wrong with it
-    return options if tile is None else replace(options, tile=cast(Any, tuple(int(n) for n in tile.split("x"))))
+    if options.tile is None and "tile" in before:
+        options = replace(options, tile=cast(Any, tuple(int(n) for n in before["tile"].split("x"))))
+    if options.engine == "auto" and "engine" in before:
+        options = replace(options, engine=before["engine"])
+    return options
 
 
 def _span(key: Any, length: int) -> tuple[int, int, Any]:
