@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,6 +33,7 @@ def export(checkpoint: Path, out: Path, overwrite: bool, as_json: bool, quiet: b
     widefield export stable-diffusion-xl -o sdxl.wf
     widefield export vae.safetensors -o vae.wf
     """
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns of what every checkpoint has
     manifest = export_bundle(checkpoint, out, overwrite=overwrite)
     nbytes = sum(entry["nbytes"] for entry in manifest["files"].values())
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from widefield.commands import arguments
-from widefield.commands.output import print_json, show_nbytes, show_seconds, show_speed
+from widefield.commands.output import print_json, show_count, show_nbytes, show_seconds, show_speed
 from widefield.commands.progress import Reporter, reporter
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ def decode(
 def _tell(saved: Saved, report: Reporter) -> None:
     width, height = saved.plan.as_dict()["size_px"]
     click.echo(f"{saved.path}: {width} x {height} px, {show_nbytes(saved.bytes_written)} written")
-    found = f", {saved.tiles_found} were there" if saved.tiles_found else ""
+    found = f", {saved.tiles_found} found from before" if saved.tiles_found else ""
     speed = show_speed(report.px_done, saved.seconds)
-    click.echo(f"{saved.tiles_made} tiles made{found}, in {show_seconds(saved.seconds)}, {speed}")
+    made = show_count(saved.tiles_made, "tile")
+    click.echo(f"{made} made{found}, in {show_seconds(saved.seconds)}, {speed}")
     if saved.tiles_made:
         click.echo(f"{saved.certificate}")

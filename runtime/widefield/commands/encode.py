@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from widefield.commands import arguments
-from widefield.commands.output import print_json, show_seconds, show_speed
+from widefield.commands.output import print_json, show_count, show_seconds, show_speed
 from widefield.commands.progress import reporter
 
 if TYPE_CHECKING:
@@ -62,6 +62,6 @@ def _tell(encoded: Encoded) -> None:
     )
     click.echo(f"{encoded.path}: latents {'x'.join(map(str, encoded.shape))} of {width} x {height} px{padded}")
     speed = show_speed(width * height, encoded.seconds)
-    click.echo(f"{encoded.plan.tiles} tiles in {show_seconds(encoded.seconds)}, {speed}")
+    click.echo(f"{show_count(encoded.plan.tiles, 'tile')} in {show_seconds(encoded.seconds)}, {speed}")
     if encoded.certificate.tiles:
         click.echo(f"{encoded.certificate}")

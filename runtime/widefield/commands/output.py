@@ -19,6 +19,11 @@ def show_nbytes(nbytes: int) -> str:
     return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.1f} {unit}"
 
 
+def show_count(count: int, what: str) -> str:
+    """ "1 tile", "2 tiles"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def show_seconds(seconds: float) -> str:
     """ "0.4 s", "59 s", "12 min 5 s", "3 h 20 min", "2 d 4 h"."""
     if seconds < 10:
