@@ -104,6 +104,7 @@ class Walk:
         return self.crops[key]
 
     def trimmed(self, x: Any, layout: Layout, have: Margin, need: Margin) -> Any:
+        """The value with margin `have` cropped to `need`, flattened cells included."""
         low, high = have[0] - need[0], have[1] - need[1]
         if (low, high) == (0, 0) or not any(axis.spatial for axis in layout):
             return x

@@ -30,6 +30,9 @@ FAMILIES = (
 class Coder(nn.Module):
     """One direction of an autoencoder. The affine map between the pipeline's latents and the network's is inside."""
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
@@ -43,7 +46,9 @@ class Coder(nn.Module):
         self.register_buffer("latent_mean", mean)
         self.register_buffer("latent_std", std)
         if self.frames and getattr(config, "patch_size", None) not in (None, 1):
-            raise BadCheckpoint(f"found patch_size {config.patch_size} in {self.family}; only unpatched ones are supported")
+            raise BadCheckpoint(
+                f"found patch_size {config.patch_size} in {self.family}; only unpatched ones are supported"
+            )
 
 
 def latent_affine(vae: Any) -> tuple[Tensor, Tensor]:
@@ -64,6 +69,8 @@ def latent_affine(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 class Decoder(Coder):
+    """Latents to a picture."""
+
     def forward(self, z: Tensor) -> Tensor:
         """(B, C, h, w) latents to (B, 3, h * scale, w * scale) in [-1, 1]."""
         if self.family != "AutoencoderTiny":
@@ -75,6 +82,8 @@ class Decoder(Coder):
 
 
 class Encoder(Coder):
+    """A picture to latents."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, C, H / scale, W / scale) latents: the mode of the posterior."""
         encoded = self.vae.encode(x[:, :, None] if self.frames else x, return_dict=False)[0]
@@ -82,7 +91,7 @@ class Encoder(Coder):
         z = z[:, :, 0] if self.frames else z
         if self.packed:
             z = nn.functional.pixel_unshuffle(z, 2)
-        return z if self.family == "AutoencoderTiny" else (z - self.latent_mean) / self.latent_std  # type: ignore[no-any-return]
+        return z if self.family == "AutoencoderTiny" else (z - self.latent_mean) / self.latent_std
 
 
 def latent_channels(vae: Any) -> int:
@@ -99,15 +108,15 @@ def scale_factor(vae: Any) -> int:
     config = vae.config
     match type(vae).__name__:
         case "AutoencoderKL":
-            return 2 ** (len(config.block_out_channels) - 1)
+            return int(2 ** (len(config.block_out_channels) - 1))
         case "AutoencoderKLFlux2":
-            return 2 ** len(config.block_out_channels)
+            return int(2 ** len(config.block_out_channels))
         case "AutoencoderTiny":
-            return 2 ** (len(config.decoder_block_out_channels) - 1)
+            return int(2 ** (len(config.decoder_block_out_channels) - 1))
         case "AutoencoderDC":
             return int(vae.spatial_compression_ratio)
         case _:
-            return 2 ** len(config.temperal_downsample)
+            return int(2 ** len(config.temperal_downsample))
 
 
 def localise(vae: Any, direction: str) -> Program:

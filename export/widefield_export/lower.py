@@ -49,6 +49,8 @@ RULES: dict[str, Callable[[Lowering, Fx], Any]] = {}
 
 
 def rule(*targets: str) -> Callable[[Callable[[Lowering, Fx], Any]], Callable[[Lowering, Fx], Any]]:
+    """Registers a function as the rule for ATen operations of these names."""
+
     def add(function: Callable[[Lowering, Fx], Any]) -> Callable[[Lowering, Fx], Any]:
         RULES.update(dict.fromkeys(targets, function))
         return function
@@ -70,6 +72,7 @@ def origin_of(node: Fx) -> str:
 
 
 def weight_array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """A constant of the checkpoint in float32, contiguous."""
     return np.ascontiguousarray(tensor.detach().to(torch.float32).cpu().numpy())
 
 

@@ -140,6 +140,7 @@ class Program:
         return {self.input: self.input_layout, **{op.out: op.layout for op in self.ops}}
 
     def users(self) -> dict[str, list[Op]]:
+        """The operations that read each value."""
         found: dict[str, list[Op]] = {self.input: []}
         for op in self.ops:
             found.setdefault(op.out, [])

@@ -68,6 +68,7 @@ def collapse_shapes(program: Program) -> Program:
 
 
 def replace_program(program: Program, ops: list[Op], output: str | None = None) -> Program:
+    """The same program with other operations; weights are copied by reference."""
     return Program(
         program.name, program.input, output or program.output, program.input_layout, ops, dict(program.weights)
     )

@@ -36,21 +36,25 @@ class OnnxBackend:
     cache: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def node(self, kind: str, inputs: Sequence[str], *, name: str = "", **attrs: Any) -> str:
+        """Add a node; the name of its one result."""
         out = name or f"{kind.lower()}:{len(self.nodes)}"  # the program's own values have names like add_5
         self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"{kind}:{out}", **attrs))
         return out
 
     def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
         name = "i64_" + "_".join(str(v) for v in values).replace("-", "m")
         self.initializers.setdefault(name, np.array(values, np.int64))
         return name
 
     def number(self, value: float) -> str:
+        """A constant float32 scalar."""
         name = f"f32_{float(value)!r}"
         self.initializers.setdefault(name, np.array(value, np.float32))
         return name
 
     def weight(self, name: str) -> str:
+        """A weight of the program, which stays in the weights file."""
         self.external[name] = self.program.weights[name].shape
         return name
 

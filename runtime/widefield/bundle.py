@@ -192,6 +192,7 @@ class Bundle:
         return self.component("encoder")
 
     def component(self, name: str) -> Component:
+        """The component of that name; raises BadBundle where there is none."""
         if name not in self.components:
             raise BadBundle(f"{self.path} has no {name}; it holds {', '.join(self.components)}; export one that has it")
         return self.components[name]

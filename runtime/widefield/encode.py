@@ -101,6 +101,7 @@ class Encoding:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) in latents."""
         scale = self.component.input_scale
         return self.component.output_channels, self.source.height // scale, self.source.width // scale
 

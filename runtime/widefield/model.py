@@ -154,6 +154,7 @@ class Picture:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) in pixels."""
         scale = self.component.output_scale
         return self.source.height * scale, self.source.width * scale, self.component.output_channels
 

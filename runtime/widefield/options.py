@@ -42,6 +42,7 @@ class RunOptions:
     scratch: Path | None = None
 
     def engine_options(self, workers: int = 1, threads: int = 1) -> EngineOptions:
+        """What an engine needs to know of these, with "auto" decided; raises BadRequest for an unknown engine."""
         from widefield.engine import EngineOptions  # numpy loads here, and not for --help
 
         return EngineOptions(self.engine, self.precision, threads, workers).resolved()

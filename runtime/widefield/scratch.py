@@ -85,6 +85,7 @@ class HeldArray:
         return tiles
 
     def close(self) -> None:
+        """Give the memory or the file back; calling it twice is harmless."""
         self._array = None
         if self._file is not None:
             os.close(self._file)
@@ -101,6 +102,7 @@ class Scratch:
         self.spilled_nbytes = 0
 
     def hold(self, shape: tuple[int, ...]) -> HeldArray:
+        """Room for a float32 array of that shape; what it holds is not defined."""
         nbytes = 4 * int(np.prod(shape, dtype=np.int64))
         if self.used_nbytes + nbytes <= self.limit_nbytes:
             self.used_nbytes += nbytes
@@ -109,6 +111,7 @@ class Scratch:
         return HeldArray(shape, folder=self.folder)
 
     def release(self, held: HeldArray) -> None:
+        """Take the room back."""
         if held.in_memory:
             self.used_nbytes -= held.nbytes
         held.close()

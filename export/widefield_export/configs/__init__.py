@@ -51,6 +51,7 @@ class Witness:
     width: int | None = None
 
     def seen(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a checkpoint with tensors of these shapes has it."""
         shape = shapes.get(self.tensor)
         return shape is not None and (self.width is None or shape[-1:] == (self.width,))
 

@@ -109,6 +109,7 @@ class Journal:
         staging.replace(shard)
 
     def close(self, *, delete: bool = False) -> None:
+        """Let go of the file, or `delete` it once its chunks are in a shard."""
         os.close(self._fd)
         if delete:
             self.path.unlink(missing_ok=True)
