@@ -54,7 +54,9 @@ def test_chosen_tokens_are_distinct_and_spread(tiles, per_tile, keep, seed):
         assert np.diff(chosen).max() <= 2 * -(-total // keep)
 
 
-@pytest.mark.parametrize(("height", "width", "cells"), [(64, 64, 128), (512, 512, 256), (1024, 1024, 512), (65536, 65536, 1024)])
+@pytest.mark.parametrize(
+    ("height", "width", "cells"), [(64, 64, 128), (512, 512, 256), (1024, 1024, 512), (65536, 65536, 1024)]
+)
 def test_a_larger_picture_needs_a_smaller_part_of_itself(height, width, cells):
     assert default_cells(height, width) == cells
 
