@@ -117,3 +117,22 @@ def test_every_file_that_is_named_is_there():
 def test_it_asks_for_the_python_that_the_package_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"Python {project['requires-python'].removeprefix('>=')} or newer" in README
+
+
+def test_the_numbers_in_its_prose_are_those_of_the_code():
+    from widefield import certificate, options, plan, sampling
+    from widefield.store.tiff import TiffStore
+
+    prose = " ".join(README.split())
+    fewest, most = sampling.default_cells(1, 1), sampling.default_cells(65536, 65536)
+    default = options.RunOptions()
+    for said in (
+        f"{fewest} to {most:,} stratified squares of {sampling.CELL} x {sampling.CELL} latents",
+        f"is exact up to {plan.EXACT_UP_TO_PX // 10**6} megapixels",
+        f"on about {certificate.TILES} tiles",
+        f"`--memory` (default {default.memory_nbytes >> 30} GiB)",
+        f"JPEG of quality {default.quality}",
+        f"`--codec lossless` is {TiffStore.lossless} in a `.tif`",
+    ):
+        assert said in prose, said
+    assert TiffStore.codecs[0] == "jpeg"
