@@ -15,24 +15,12 @@ from typing import Any
 
 import torch
 
-from widefield_export.lower import BATCH, Fx, Lowering, Value, origin_of, target_name
+from widefield_export.lower import BATCH, Fx, Lowering, Value, origin_of, target_name, weight_array
 from widefield_export.program import Axis
 
 SHAPE_OPS = frozenset(
-    (
-        "view",
-        "reshape",
-        "transpose",
-        "permute",
-        "contiguous",
-        "to",
-        "unsqueeze",
-        "squeeze",
-        "clone",
-        "type_as",
-        "flatten",
-    )
-)
+    ["view", "reshape", "transpose", "permute", "contiguous", "to", "unsqueeze", "squeeze", "clone", "type_as", "flatten"]
+)  # fmt: skip
 
 
 def lower_attention(at: Lowering, node: Fx) -> Value:
@@ -74,8 +62,6 @@ def _tokens(at: Lowering, node: Fx, source: Value) -> Value:
 
 
 def _linear(at: Lowering, node: Fx, name: str, x: Value, weight: torch.Tensor, bias: torch.Tensor, key: str) -> Value:
-    from widefield_export.lower import weight_array
-
     at.weights[f"{key}.weight"], at.weights[f"{key}.bias"] = weight_array(weight), weight_array(bias)
     layout = (*x.layout[:-1], Axis("plain", weight.shape[0]))
     return at.emit_as(node, name, "linear", [x], layout, weight=f"{key}.weight", bias=f"{key}.bias")

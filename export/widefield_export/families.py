@@ -16,6 +16,7 @@ from widefield.errors import BadCheckpoint
 from widefield_export.lower import Lowering
 from widefield_export.program import Program
 from widefield_export.rewrites import rewrite
+from widefield_export.rules import RULES
 
 FAMILIES = (
     "AutoencoderKL",
@@ -133,4 +134,4 @@ def localise(vae: Any, direction: str) -> Program:
         shapes = ({0: batch, 2: scale * rows, 3: scale * columns},)
     with torch.no_grad():
         exported = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
-    return rewrite(Lowering(exported, direction).run())
+    return rewrite(Lowering(exported, direction, RULES).run())

@@ -15,6 +15,7 @@ from widefield_export.families import Coder, Decoder, localise
 from widefield_export.lower import Lowering
 from widefield_export.program import Program
 from widefield_export.rewrites import collapse_shapes, fold_upsampling, merge_linear, phases
+from widefield_export.rules import RULES
 from widefield_export.segments import Segment, cut, flops
 
 
@@ -26,7 +27,7 @@ def lower(module: nn.Module, channels: int = 4) -> Program:
         exported = torch.export.export(
             module.eval(), (example,), dynamic_shapes=({0: batch, 2: rows, 3: columns},), strict=False
         )
-    return Lowering(exported, "decoder").run()
+    return Lowering(exported, "decoder", RULES).run()
 
 
 def whole(program: Program, x: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
@@ -76,7 +77,7 @@ def test_a_strided_convolution_multiplies_the_margin():
         Stack(down).eval(), (torch.zeros(2, 4, 24, 40),),
         dynamic_shapes=({0: batch, 2: 2 * rows, 3: 2 * columns},), strict=False,
     )  # fmt: skip
-    program = Lowering(exported, "encoder").run()
+    program = Lowering(exported, "encoder", RULES).run()
     assert (program.input_scale, program.output_scale) == (2, 1)
     assert program.margins()[program.input] == (4, 4)  # 1 * 2 + 1 pixels before, rounded up to whole cells
 
