@@ -18,9 +18,8 @@ import torch
 from widefield_export.lower import BATCH, Fx, Lowering, Value, origin_of, target_name, weight_array
 from widefield_export.program import Axis
 
-SHAPE_OPS = frozenset(
-    ["view", "reshape", "transpose", "permute", "contiguous", "to", "unsqueeze", "squeeze", "clone", "type_as", "flatten"]
-)  # fmt: skip
+SHAPE_OPS = {"view", "reshape", "transpose", "permute", "contiguous", "to"}
+SHAPE_OPS |= {"unsqueeze", "squeeze", "clone", "type_as", "flatten"}
 
 
 def lower_attention(at: Lowering, node: Fx) -> Value:
