@@ -54,9 +54,9 @@ def latents(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def larger(tmp_path_factory):
-    """(4, 200, 270): 2160 x 1600 px, 4 x 5 store tiles."""
+    """(4, 160, 200): 1600 x 1280 px, 3 x 4 store tiles."""
     path = tmp_path_factory.mktemp("latents") / "larger.npy"
-    np.save(path, latents_of(200, 270))
+    np.save(path, latents_of(160, 200))
     return path
 
 
