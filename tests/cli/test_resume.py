@@ -38,7 +38,10 @@ def pixels(path) -> list[np.ndarray]:
 
 
 def assert_same(path, wanted: list[np.ndarray]) -> None:
-    for found, want in zip(pixels(path), wanted, strict=True):
+    """Of every level that both forms have: a .png has one, a .dzi goes on to a single pixel."""
+    levels = pixels(path)
+    assert path.suffix not in FORMS or len(levels) == len(wanted)
+    for found, want in zip(levels, wanted, strict=False):
         np.testing.assert_array_equal(found, want)
     assert not path.with_name(path.name + ".partial").exists()
 
@@ -129,7 +132,7 @@ def test_kill_9_at_random_moments(form, bundle, larger, children, undisturbed, t
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [*FORMS, ".dzi", ".png"])
 def test_kill_9_at_many_random_moments(form, bundle, larger, children, undisturbed, tmp_path):
-    kill(form, 100, bundle, larger, children, undisturbed, tmp_path)
+    kill(form, 60, bundle, larger, children, undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize("form", FORMS)
