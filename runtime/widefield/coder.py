@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -16,7 +18,7 @@ from widefield.certificate import Certifier, is_certified
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.geometry import Region
 from widefield.summary import Summary
-from widefield.tiles import Source, gather, input_shapes, inside, is_border, size_in_cells
+from widefield.tiles import Source, core, gather, input_shapes, inside, is_border, size_in_cells
 
 Array = NDArray[np.float32]
 Kind = Literal["interior", "border", "certified"]
@@ -48,6 +50,9 @@ class TileCoder:
         self._engines: dict[str, Engine] = {}
         self._attention: dict[str, Attention] = {}
         self._lock = threading.Lock()
+        self._running: Counter[Kind] = Counter()
+        self._holds: dict[Kind, list[Engine]] = {}  # engines that may keep activations
+        self._certifying = threading.Lock()  # certified graphs take the most memory: one tile at a time
 
     def kind(self, tile: Region) -> Kind:
         """Which graphs a tile runs through: a function of its place alone."""
@@ -55,34 +60,66 @@ class TileCoder:
             return "certified"
         return "border" if is_border(self.component, tile, self.height, self.width) else "interior"
 
-    def __call__(self, tiles: Sequence[Region]) -> Array:
-        """Up to `batch` tiles of one kind; a short batch is filled up and cut again."""
+    def __call__(self, tiles: Sequence[Region], kept: Sequence[Region] | None = None) -> Array:
+        """Up to `batch` tiles of one kind; a short batch is filled up and cut again.
+
+        `kept` is the part of each tile that the picture takes (default: what lies in the picture), which is what a
+        certificate counts.
+        """
+        if kept is None:
+            kept = [tile.clipped(Region(0, 0, self.height, self.width)) for tile in tiles]
         kind = self.kind(tiles[0])
+        with self._certifying if kind == "certified" else nullcontext(), self._holding(kind):
+            return self._decode(kind, tiles, kept)
+
+    @contextmanager
+    def _holding(self, kind: Kind) -> Iterator[None]:
+        """While a tile of this kind is made, kinds that nobody is making keep no activations."""
+        with self._lock:
+            self._running[kind] += 1
+            self._release([other for other in self._holds if not self._running[other]])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[kind] -= 1
+                if kind == "certified":
+                    self._release([kind])
+
+    def _release(self, kinds: Sequence[Kind]) -> None:
+        for kind in kinds:
+            for engine in self._holds.pop(kind, []):
+                engine.release()
+
+    def _decode(self, kind: Kind, tiles: Sequence[Region], kept: Sequence[Region]) -> Array:
         full = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]
         values: dict[str, Array] = {self.component.input: gather(self.component, self.source, full)}
         if kind != "interior":
             values["inside"] = inside(self.component, full, self.height, self.width)
+        if kind == "certified":
+            values["core"] = core(self.component, full, [*kept, *[kept[-1]] * (self.batch - len(kept))])
         graphs: tuple[GraphSpec, ...] = getattr(self.component, kind)
         statistics: dict[str, Array] = {}
         for index, graph in enumerate(graphs):
             if index > 0:
                 self._attend(index - 1, values)
-            made = self._run(graph, values)
+            made = self._run(kind, graph, values)
             statistics |= {name: x for name, x in made.items() if name.startswith("site.")}
             values |= made
             wanted = {name for later in graphs[index + 1 :] for name in later.inputs}
             wanted |= {self.component.output, *(site.query for site in self.component.attentions[index:])}
             values = {name: x for name, x in values.items() if name in wanted}
-        for index, tile in enumerate(tiles if statistics else ()):
-            self.certifier.add(tile, {name: x[index] for name, x in statistics.items()})
+        for index, part in enumerate(kept if statistics else ()):
+            self.certifier.add(part, {name: x[index] for name, x in statistics.items()})
         return values[self.component.output][: len(tiles)]
 
-    def _run(self, graph: GraphSpec, values: Mapping[str, Array]) -> dict[str, Array]:
-        engine = self._engine(graph)
+    def _run(self, kind: Kind, graph: GraphSpec, values: Mapping[str, Array]) -> dict[str, Array]:
+        engine = self._engine(kind, graph)
         made: dict[str, Array] = {}
         for name in graph.outputs:
             if name.startswith("site."):
-                groups = self.component.sites[int(name.split(".")[1])].groups
+                _, index, what = name.split(".")
+                groups = 1 if what == "count" else self.component.sites[int(index)].groups
                 made[name] = np.empty((self.batch, groups), np.float32)
             else:
                 made[name] = np.empty(self.component.values[name].shape(self.batch, *self.tile), np.float32)
@@ -103,13 +140,16 @@ class TileCoder:
             self.engine_seconds += seconds
             self.calls += 1
 
-    def _engine(self, graph: GraphSpec) -> Engine:
+    def _engine(self, kind: Kind, graph: GraphSpec) -> Engine:
         with self._lock:
             if graph.file not in self._engines:
                 shapes = input_shapes(self.component, graph.inputs, self.batch, *self.tile)
                 parameters = self.summary.parameters(graph)
                 self._engines[graph.file] = open_engine(self.bundle.file(graph.file), shapes, parameters, self.options)
-            return self._engines[graph.file]
+            engine = self._engines[graph.file]
+            if engine not in self._holds.setdefault(kind, []):
+                self._holds[kind].append(engine)
+            return engine
 
     def _attention_of(self, result: str) -> Attention:
         with self._lock:

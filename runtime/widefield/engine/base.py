@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.engine.heap import return_freed_memory
 from widefield.errors import BadBundle, BadRequest, MissingBackend
 
 Array = NDArray[np.float32]
@@ -48,6 +49,9 @@ class Engine(ABC):
     def run(self, feeds: Mapping[str, Array], into: Mapping[str, Array]) -> None:
         """Fill `into`. Every array is C-contiguous float32 with the shape the engine was opened for."""
 
+    def release(self) -> None:  # noqa: B027 -- a backend that keeps nothing has nothing to do
+        """Give the activations back until the next run, while nothing runs."""
+
     @abstractmethod
     def close(self) -> None:
         """Give the weights and the context back; calling it twice is harmless."""
@@ -75,4 +79,5 @@ def open_engine(
         ) from cause
     if not path.is_file():
         raise BadBundle(f"{path} is missing; copy or export the bundle again")
+    return_freed_memory()
     return Backend(path, shapes, parameters, options)

@@ -59,6 +59,10 @@ class OpenVinoEngine(Engine):
         finally:
             self._requests.put(request)
 
+    def release(self) -> None:
+        if self._compiled is not None:
+            self._compiled.release_memory()
+
     def close(self) -> None:
         self._compiled = None
         while not self._requests.empty():
