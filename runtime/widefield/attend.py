@@ -10,12 +10,21 @@ from numpy.typing import NDArray
 from widefield.engine import EngineOptions, open_engine
 
 Array = NDArray[np.float32]
-SCORES_NBYTES = 16 << 20  # of one block
+SCORES_NBYTES = 4 << 20  # of one block: what stays in a core's cache
+LARGEST_SCORES_NBYTES = 16 << 20
+FEW_ROWS = 64  # fewer of them do not pay for transposing the keys, which every block does
 
 
 def block_rows(tokens: int) -> int:
-    """Query rows whose scores fit in a block; a multiple of 16."""
-    return max(16, SCORES_NBYTES // (4 * max(1, tokens)) // 16 * 16)
+    """Query rows of a block, by the memory of their scores; a multiple of 16, and a function of the keys alone."""
+    fit, limit = (nbytes // (4 * max(1, tokens)) for nbytes in (SCORES_NBYTES, LARGEST_SCORES_NBYTES))
+    return max(16, min(max(fit, FEW_ROWS), limit) // 16 * 16)
+
+
+def block_nbytes(queries: int, tokens: int, width: int) -> int:
+    """What one call with so many queries allocates: scores and weights of a block, the keys transposed."""
+    rows = min(queries, block_rows(tokens))
+    return 4 * (2 * rows * tokens + tokens * width)
 
 
 class Attention:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -86,6 +86,9 @@ class _Sweep:
     ) -> None:
         self.bundle, self.component, self.source, self.tiles = bundle, component, source, tiles
         self.options, self.seed, self.limit_keys, self.progress = options, seed, keys, progress
+        # Many small graphs, each for a short time: ONNX Runtime opens one in milliseconds, OpenVINO in a tenth of a
+        # second. And so no summary depends on the engine.
+        self.engine = replace(options.engine, backend="ort", precision="f32")
         self.height, self.width = size_in_cells(component, source)
         self.rows, self.columns = tiles[0].height, tiles[0].width
         self.scratch = Scratch(options.held_nbytes, options.folder)
@@ -130,7 +133,7 @@ class _Sweep:
             self.held[name] = self.scratch.hold(shape)
         parameters = Summary(self.arrays, {}).parameters(graph)
         shapes = input_shapes(self.component, graph.inputs, batch, self.rows, self.columns)
-        engine = open_engine(self.bundle.file(graph.file), shapes, parameters, self.options.engine)
+        engine = open_engine(self.bundle.file(graph.file), shapes, parameters, self.engine)
 
         def run(span: tuple[int, int]) -> None:
             start, stop = span
@@ -183,7 +186,8 @@ class _Sweep:
             case "norm":
                 self._freeze_norm(site, parts["mean"].astype(np.float64), parts["m2"].astype(np.float64))
             case "attention":
-                self._freeze_attention(site, parts["tokens"])
+                found.clear()  # so that the tokens go as soon as the keys are chosen
+                self._freeze_attention(site, parts.pop("tokens"))
             case _:
                 total = parts["sum"].astype(np.float64).sum(0) / self.fraction
                 self.arrays[f"{site.result}.state"] = total.astype(np.float32)
@@ -202,15 +206,12 @@ class _Sweep:
 
     def _freeze_attention(self, site: SiteSpec, tokens: NDArray[np.float32]) -> None:
         """Keep the tokens that lie inside the picture, or a stratified part of them; then attend for every tile."""
-        margin = self.component.margin_cells
-        masks = inside(self.component, self.tiles, self.height, self.width)
-        core = masks[:, 0, margin : margin + self.rows, margin : margin + self.columns]
-        core = core.repeat(site.scale, 1).repeat(site.scale, 2).reshape(len(self.tiles), -1)
-        kept = tokens[core > 0]
+        kept = self._inside_picture(site, tokens)
+        del tokens
         if self.limit_keys is not None and self.limit_keys < len(kept):
             kept = kept[spread_tokens(1, len(kept), self.limit_keys, self.seed)]
         self.arrays[f"{site.result}.keys"] = np.ascontiguousarray(kept)
-        attention = Attention(self.bundle.file(self.bundle.manifest["attention"]), kept, self.options.engine)
+        attention = Attention(self.bundle.file(self.bundle.manifest["attention"]), kept, self.engine)
         query = self.held[site.query]
         result = self.scratch.hold(query.shape)
         self.held[site.result] = result
@@ -225,6 +226,16 @@ class _Sweep:
             list(self.pool.map(run, self._batches()))
         finally:
             attention.close()
+
+    def _inside_picture(self, site: SiteSpec, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, width): the tokens of every tile whose cells lie in the picture; the same memory where all do."""
+        picture = Region(0, 0, self.height, self.width)
+        if all(tile.within(picture) for tile in self.tiles):
+            return tokens.reshape(-1, site.width)
+        core = np.zeros((len(self.tiles), self.rows * site.scale, self.columns * site.scale), np.bool_)
+        for mask, tile in zip(core, self.tiles, strict=True):
+            mask[tile.clipped(picture).shifted(-tile.y0, -tile.x0).scaled(site.scale).slices] = True
+        return tokens[core.reshape(len(self.tiles), -1)]
 
     def _forget(self, index: int) -> None:
         """Release what no later stage reads."""
