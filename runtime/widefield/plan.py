@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from widefield.attend import block_nbytes
 from widefield.bundle import Bundle, Component, GraphSpec
 from widefield.errors import BadRequest, OverBudget
 from widefield.sampling import CELL, SWEEP_TILE, default_cells
@@ -21,11 +22,14 @@ EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
 STORE_TILE_PX = 512
 QUEUE_TILES = 8
-# Bytes that a backend takes for one of live activations, and for one of weights; bench/widefield_bench/memory.py
-# measures them.
-ACTIVATIONS = {"ort": 1.35, "openvino": 1.35}
+# What a backend takes, measured by bench/widefield_bench/memory.py: bytes for one of live activations, the same for
+# certified graphs (whose statistics the liveness in the bundle leaves out), and for one of weights, over all its
+# graphs; then libraries, code made at run time and thread pools. ONNX Runtime runs the sweep and attention in any case.
+ACTIVATIONS = {"ort": 1.15, "openvino": 1.10}
+CERTIFIED_ACTIVATIONS = {"ort": 2.70, "openvino": 2.55}
 WEIGHTS = {"ort": 3.0, "openvino": 3.0}
-RUNTIME_NBYTES = {"ort": 24 * MIB, "openvino": 64 * MIB}
+RUNTIME_NBYTES = {"ort": 24 * MIB, "openvino": 96 * MIB}
+WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,23 @@ def _graph_nbytes(graphs: tuple[GraphSpec, ...], batch: int, rows: int, columns:
     return max((graph.peak_nbytes(batch, rows, columns) for graph in graphs), default=0)
 
 
+def _activations(component: Component, request: PlanRequest, tile: tuple[int, int], workers: int) -> int:
+    """Bytes of all workers' activations at most: one makes a certified tile (`TileCoder` sees to that), the others not.
+
+    ONNX Runtime keeps none between two tiles. OpenVINO keeps them for every worker that has run a kind of graph, until
+    nobody runs that kind: with `workers` past two, interior and border ones may both be there, some of them idle.
+    """
+    plain, certified = (
+        max(_graph_nbytes(g, request.batch, *tile) for g in graphs)
+        for graphs in ((component.interior, component.border), (component.certified,))
+    )
+    each = int(plain * ACTIVATIONS[request.backend])
+    certifies = any(site.kind == "norm" for site in component.sites)
+    one = int(certified * CERTIFIED_ACTIVATIONS[request.backend]) if certifies else each
+    others = workers - 1 if request.backend == "ort" or workers == 1 else workers + max(0, workers - 2)
+    return others * each + one
+
+
 def _stream_buffers(
     bundle: Bundle,
     component: Component,
@@ -230,28 +251,30 @@ def _stream_buffers(
 ) -> list[Buffer]:
     rows, columns = tile
     batch = request.batch
-    peak = max(
-        _graph_nbytes(g, batch, rows, columns) for g in (component.interior, component.border, component.certified)
-    )
-    ends = sum(component.values[v].nbytes(batch, rows, columns) for v in (component.input, component.output))
+    between = {v for g in component.border for v in (*g.inputs, *g.outputs)} & set(component.values)
+    ends = sum(component.values[v].nbytes(batch, rows, columns) for v in between)
     keys = key_count(component, method, height, width)
     width_ = component.attentions[0].width if component.attentions else 0
-    query = max((component.values[s.query].nbytes(batch, rows, columns) for s in component.attentions), default=0)
+    queries = max((component.values[s.query].shape(1, rows, columns)[1] for s in component.attentions), default=0)
     tile_px = STORE_TILE_PX**2 * 3
     block_px = (
         max(STORE_TILE_PX, rows * component.output_scale) * max(STORE_TILE_PX, columns * component.output_scale) * 3
     )
     levels = len(level_sizes(width * component.output_scale, height * component.output_scale, STORE_TILE_PX))
     buffers = [
-        Buffer("engine runtime", "host", "both", RUNTIME_NBYTES[request.backend]),
+        Buffer("engine runtime", "host", "both", RUNTIME_NBYTES["ort"]),
+        Buffer("workers' heaps", "host", "both", WORKER_NBYTES["ort"] * workers),
         Buffer("weights", "host", "both", int(bundle.weights_nbytes * WEIGHTS[request.backend])),
-        Buffer("activations", "host", "stream", int(peak * ACTIVATIONS[request.backend]) * workers),
+        Buffer("activations", "host", "stream", _activations(component, request, tile, workers)),
         Buffer("tiles in and out", "host", "stream", ends * workers),
     ]
+    if request.backend != "ort":
+        more = RUNTIME_NBYTES[request.backend] + WORKER_NBYTES[request.backend] * workers
+        buffers.append(Buffer(f"{request.backend} and its graphs", "host", "stream", more))
     if component.attentions:
         buffers += [
-            Buffer("attention keys", "host", "both", 2 * 4 * keys * width_),
-            Buffer("attention blocks", "host", "stream", (2 * query + 2 * 16 * MIB) * workers),
+            Buffer("attention keys", "host", "both", 4 * keys * width_),
+            Buffer("attention blocks", "host", "stream", block_nbytes(batch * queries, keys, width_) * workers),
         ]
     if request.source_nbytes:
         buffers.append(Buffer("picture read", "host", "both", request.source_nbytes))
@@ -259,7 +282,7 @@ def _stream_buffers(
         buffers += [
             Buffer("blocks of pixels", "host", "stream", block_px * workers),
             Buffer("encode queue", "host", "stream", (QUEUE_TILES + 4) * tile_px),
-            Buffer("pyramid canvases", "host", "stream", 2 * levels * tile_px),
+            Buffer("pyramid tiles", "host", "stream", min(levels, 3) * tile_px),
         ]
     return buffers
 
@@ -283,21 +306,32 @@ def _measure_buffers(
     else:
         rows, columns = min(SWEEP_TILE, height), min(SWEEP_TILE, width)
         count, batch = -(-height // rows) * -(-width // columns), 1
-    peak = _graph_nbytes(component.sweep, batch, rows, columns)
-    fixed = int(peak * 1.5 * ACTIVATIONS[request.backend]) * workers
-    tokens = sum(4 * count * s.width * rows * columns * s.scale**2 for s in component.attentions)
-    buffers = [
-        Buffer("sweep activations", "host", "measure", fixed),
-        Buffer("tokens to choose keys from", "host", "measure", 2 * tokens),
-    ]
-    if component.attentions:
-        buffers.append(Buffer("sweep attention blocks", "host", "measure", 2 * 16 * MIB * workers))
+    factor = CERTIFIED_ACTIVATIONS["ort"]
+    each = max(
+        int(_graph_nbytes((g,), batch, rows, columns) * factor) + _ends(component, g, batch, rows, columns)
+        for g in component.sweep
+    )
+    buffers = [Buffer("sweep activations", "host", "measure", each * workers)]
+    for site in component.attentions:  # an exact sweep's tokens become its keys; they are copied once, to be saved
+        tokens = 4 * count * site.width * rows * columns * site.scale**2
+        queries = batch * component.values[site.query].shape(1, rows, columns)[1]
+        blocks = block_nbytes(queries, key_count(component, method, height, width), site.width) * workers
+        buffers += [
+            Buffer("tokens to choose keys from", "host", "measure", tokens),
+            Buffer("sweep attention blocks", "host", "measure", blocks),
+        ]
     held = _held_nbytes(component, count, rows, columns)
     others = sum(b.nbytes for b in (*stream, *buffers) if b.place == "host" and b.during in ("both", "measure"))
     in_memory = max(0, min(held, request.memory_nbytes - others - 8 * MIB))
     buffers.append(Buffer("values between stages", "host", "measure", in_memory))
     buffers.append(Buffer("values between stages", "scratch", "measure", held - in_memory))
     return batch, in_memory, buffers
+
+
+def _ends(component: Component, graph: GraphSpec, batch: int, rows: int, columns: int) -> int:
+    """What goes in and out of one call of a sweep's graph; it may have come from a file."""
+    names = [n for n in (*graph.inputs, *graph.outputs) if n in component.values]
+    return sum(component.values[n].nbytes(batch, rows, columns) for n in names)
 
 
 def _held_nbytes(component: Component, count: int, rows: int, columns: int) -> int:
