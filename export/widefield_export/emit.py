@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from widefield_export.program import Axis, Layout, Margin, Op, Program, Site
 from widefield_export.segments import Segment
 
-INSIDE = "inside"
+INSIDE = "inside"  # 1 where a cell lies in the picture
+CORE = "core"  # 1 where it lies in the picture and in the tile, its margin left out
 MASK_LAYOUT: Layout = (Axis("batch", 1), Axis("plain", 1), Axis("rows", 1), Axis("columns", 1))
 WHOLE: Margin = (0, 0)
 
@@ -30,19 +31,23 @@ class Backend(Protocol):
     def upsample(self, x: Any, factor: int) -> Any: ...
     def parameter(self, name: str, layout: Layout) -> Any: ...
     def affine(self, x: Any, scale: Any, shift: Any) -> Any: ...
-    def norm_partial(self, x: Any, mask: Any, groups: int, channels: int) -> tuple[Any, Any]: ...
+    def every(self, x: Any, step: int) -> Any: ...
+    def thin(self, x: Any, step: int, channels: int) -> Any: ...
+    def norm_partial(self, x: Any, mask: Any, groups: int, channels: int) -> tuple[Any, Any, Any]: ...
 
 
 class Walk:
     """Values by name with their margin; `given` are the segment's inputs at exactly the margin that is needed."""
 
-    def __init__(self, program: Program, backend: Backend, given: Mapping[str, Any], inside: Any | None) -> None:
+    def __init__(
+        self, program: Program, backend: Backend, given: Mapping[str, Any], inside: Any | None, core: Any | None = None
+    ) -> None:
         self.program, self.backend = program, backend
         self.margins = program.margins()
         self.layouts = program.layouts()
         self.values = dict(given)
-        self.inside = inside
-        self.masks: dict[tuple[int, Margin], Any] = {}
+        self.inside, self.core = inside, core
+        self.masks: dict[tuple[str, int, Margin], Any] = {}
         self.crops: dict[tuple[str, Margin], Any] = {}
         self.cells = self._tile_cells()
 
@@ -135,15 +140,34 @@ class Walk:
 
     def mask(self, name: str, margin: Margin) -> Any:
         """1 inside the picture, 0 outside, over a value's pixels: (batch, 1, rows, columns)."""
-        layout = self.layouts[name]
+        return self.mask_of(INSIDE, self.layouts[name], margin)
+
+    def mask_of(self, which: str, layout: Layout, margin: Margin) -> Any:
+        """`inside` or `core`, given by cells with the input's margin, over the pixels of a value."""
         scale = next(axis.size for axis in layout if axis.spatial)
-        key = scale, margin
+        key = which, scale, margin
         if key not in self.masks:
+            given = self.inside if which == INSIDE else self.core
             cells = self.program.margin_cells * scale
-            grown = self.backend.upsample(self.inside, scale) if scale > 1 else self.inside
+            grown = self.backend.upsample(given, scale) if scale > 1 else given
             low, high = cells - margin[0], cells - margin[1]
             self.masks[key] = self.backend.crop(grown, [2, 3], low, high) if low or high else grown
         return self.masks[key]
+
+    def certify(self, site: Site, step: int) -> dict[str, Any]:
+        """A norm's partial statistics on every `step`-th row and column of the tile, its margin masked out.
+
+        An odd step visits every phase of the upsamplings before it, and a whole value is read once, by `thin`.
+        """
+        core = self.mask_of(CORE, self.layouts[site.value], self.margins[site.value])
+        value = self.values[site.value]
+        if step > 1:
+            value = self.backend.thin(value, step, self.layouts[site.value][1].size)
+            core = self.backend.every(core, step)
+        elif len(self.layouts[site.value]) == 3:
+            core = self.backend.reshape(core, [0, 1, -1])
+        mean, m2, count = self.backend.norm_partial(value, core, site.attrs["groups"], site.attrs["channels"])
+        return {"mean": mean, "m2": m2, "count": count}
 
     def measure(self, site: Site) -> dict[str, Any]:
         """A site's partial statistics over the core of each tile, what is outside the picture left out."""
@@ -153,7 +177,7 @@ class Walk:
             core = self.at_margin(site.value, WHOLE)
             if len(op.layout) == 3:
                 mask = self.backend.reshape(mask, [0, 1, -1])
-            mean, m2 = self.backend.norm_partial(core, mask, site.attrs["groups"], site.attrs["channels"])
+            mean, m2, _ = self.backend.norm_partial(core, mask, site.attrs["groups"], site.attrs["channels"])
             return {"mean": mean, "m2": m2}
         if site.kind == "attention":
             return {"tokens": self.at_margin(site.value, WHOLE)}

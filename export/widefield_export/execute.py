@@ -47,12 +47,18 @@ class TorchBackend:
     def affine(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return x * scale + shift
 
-    def norm_partial(self, x: Tensor, mask: Tensor, groups: int, channels: int) -> tuple[Tensor, Tensor]:
+    def every(self, x: Tensor, step: int) -> Tensor:
+        return x[:, :, ::step, ::step]
+
+    def thin(self, x: Tensor, step: int, channels: int) -> Tensor:
+        return x[:, :, ::step, ::step]
+
+    def norm_partial(self, x: Tensor, mask: Tensor, groups: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
         x, mask, batch = x.flatten(2), mask.flatten(2), x.shape[0]
-        count = mask.sum(2) * (channels // groups)
+        count = (mask.sum(2) * (channels // groups)).clamp(min=1)
         mean = (x * mask).sum(2).reshape(batch, groups, -1).sum(2) / count
         centred = (x - mean.repeat_interleave(channels // groups, 1)[:, :, None]) * mask
-        return mean, centred.square().sum(2).reshape(batch, groups, -1).sum(2)
+        return mean, centred.square().sum(2).reshape(batch, groups, -1).sum(2), count
 
     def taps(self, op: Op) -> tuple[Tensor, Tensor | None]:
         """(weight, bias) of a convolution or a linear map."""

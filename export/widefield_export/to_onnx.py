@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from widefield_export.emit import INSIDE, MASK_LAYOUT, Walk
+from widefield_export.emit import CORE, INSIDE, MASK_LAYOUT, Walk
 from widefield_export.program import Layout, Op, Program, Site
 from widefield_export.segments import Segment
 
@@ -99,8 +99,18 @@ class OnnxBackend:
     def affine(self, x: str, scale: str, shift: str) -> str:
         return self.node("Add", [self.node("Mul", [x, scale]), shift])
 
-    def norm_partial(self, x: str, mask: str, groups: int, channels: int) -> tuple[str, str]:
-        """Mean and sum of squared distances, (batch, groups) each, in two passes over (batch, channels, ...)."""
+    def every(self, x: str, step: int) -> str:
+        stop = int(np.iinfo(np.int64).max)
+        return self.node("Slice", [x, self.ints(0, 0), self.ints(stop, stop), self.ints(2, 3), self.ints(step, step)])
+
+    def thin(self, x: str, step: int, channels: int) -> str:
+        """A depthwise 1 x 1 convolution with a stride: unlike a Slice it runs in the engines' blocked layouts."""
+        ones = f"ones_{channels}"
+        self.initializers.setdefault(ones, np.ones((channels, 1, 1, 1), np.float32))
+        return self.node("Conv", [x, ones], kernel_shape=[1, 1], strides=[step, step], group=channels)
+
+    def norm_partial(self, x: str, mask: str, groups: int, channels: int) -> tuple[str, str, str]:
+        """Mean and sum of squared distances, (batch, groups) each, and count, (batch, 1); in two passes."""
         per_group = channels // groups
         x, mask = (self.node("Reshape", [v, self.ints(0, c, -1)]) for v, c in ((x, channels), (mask, 1)))
         count = self.node("ReduceSum", [mask, self.ints(2)], keepdims=0)
@@ -111,7 +121,7 @@ class OnnxBackend:
         centred = self.node("Sub", [x, self.node("Reshape", [spread, self.ints(0, channels, 1)])])
         centred = self.multiply(centred, mask)
         squares = self.node("ReduceSum", [self.multiply(centred, centred), self.ints(2)], keepdims=0)
-        return mean, self._by_group(squares, groups)
+        return mean, self._by_group(squares, groups), count
 
     def _by_group(self, x: str, groups: int) -> str:
         return self.node("ReduceSum", [self.node("Reshape", [x, self.ints(0, groups, -1)]), self.ints(2)], keepdims=0)
@@ -207,6 +217,7 @@ def write_segment(
     *,
     masked: bool,
     measured: Sequence[Site],
+    steps: Mapping[int, int] | None = None,
     offsets: Mapping[str, tuple[int, int]],
     weights_file: str,
 ) -> Graph:
@@ -218,16 +229,19 @@ def write_segment(
     backend = OnnxBackend(program)
     layouts = program.layouts()
     given = {name: name for name in segment.inputs}
-    walk = Walk(program, backend, given, INSIDE if masked else None)
+    walk = Walk(program, backend, given, INSIDE if masked else None, CORE if steps is not None else None)
     results = walk.run(segment)
     for site in measured:
-        results |= {f"site.{site.index}.{key}": value for key, value in walk.measure(site).items()}
+        found = walk.measure(site) if steps is None else walk.certify(site, steps[site.index])
+        results |= {f"site.{site.index}.{key}": value for key, value in found.items()}
     for name, handle in results.items():
         if handle != name:
             backend.node("Identity", [handle], name=name)
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, dims(layouts[n], n)) for n in segment.inputs]
     if masked:
         inputs.append(helper.make_tensor_value_info(INSIDE, TensorProto.FLOAT, dims(MASK_LAYOUT, INSIDE)))
+    if steps is not None:
+        inputs.append(helper.make_tensor_value_info(CORE, TensorProto.FLOAT, dims(MASK_LAYOUT, CORE)))
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in results]
     tensors = [
         helper.make_tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)

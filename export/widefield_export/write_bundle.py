@@ -4,7 +4,7 @@ manifest.json          what is here, in words and numbers; widefield.bundle desc
 weights.safetensors    all weights, rewritten ones included; the graphs point into it
 decoder.sweep.NN.onnx  stage NN of the sweep that measures a summary, masks included
 decoder.{interior,border,certified}.N.onnx   the fused graphs that decode, cut at softmax attentions; `certified`
-                       ones also give the true statistics of every norm
+                       ones also give the true statistics of every norm, on a lattice of its rows and columns
 encoder.*              the same for the encoder
 attention.onnx         one block of queries against the frozen tokens
 """
@@ -30,6 +30,7 @@ from widefield_export.to_onnx import IR_VERSION, OPSET, write_segment
 
 WEIGHTS = "weights.safetensors"
 ATTENTION = "attention.onnx"
+LARGEST_STEP = 5  # of the lattice on which streaming certifies norms
 KEYS_SHARE = 0.08  # of a decode's multiplications may go to a sampled attention
 
 
@@ -82,9 +83,18 @@ def _write_component(
     sweep = cut(program, sites)
     stream = cut(program, attentions)
 
-    def graph(segment: Segment, file: str, *, masked: bool, measured: Sequence[Site] = ()) -> dict[str, Any]:
+    steps = {site.index: certified_step(program, site) for site in sites if site.kind == "norm"}
+
+    def graph(
+        segment: Segment,
+        file: str,
+        *,
+        masked: bool,
+        measured: Sequence[Site] = (),
+        steps: dict[int, int] | None = None,
+    ) -> dict[str, Any]:
         written = write_segment(
-            program, segment, masked=masked, measured=measured, offsets=offsets, weights_file=WEIGHTS
+            program, segment, masked=masked, measured=measured, steps=steps, offsets=offsets, weights_file=WEIGHTS
         )
         onnx.save(written.model, folder / file)
         return {
@@ -111,7 +121,7 @@ def _write_component(
             "interior": [graph(s, f"{name}.interior.{i}.onnx", masked=False) for i, s in enumerate(stream)],
             "border": [graph(s, f"{name}.border.{i}.onnx", masked=True) for i, s in enumerate(stream)],
             "certified": [
-                graph(s, f"{name}.certified.{i}.onnx", masked=True, measured=_certifiable(sites, s))
+                graph(s, f"{name}.certified.{i}.onnx", masked=True, measured=_certifiable(sites, s), steps=steps)
                 for i, s in enumerate(stream)
             ],
         },
@@ -122,6 +132,13 @@ def _write_component(
         width = attentions[0].attrs["width"]
         component["keys"] = 1 << max(8, int(np.log2(KEYS_SHARE * cell / (4 * width))))
     return component
+
+
+def certified_step(program: Program, site: Site) -> int:
+    """Every how many-th row and column a norm is certified on. Odd, so that no phase of an upsampling is left out."""
+    layout = program.layout(site.value)
+    scale = scale_of(layout) or 1
+    return 1 if len(layout) != 4 or scale == 1 else 3 if scale == 2 else LARGEST_STEP
 
 
 def _certifiable(sites: Sequence[Site], segment: Segment) -> list[Site]:

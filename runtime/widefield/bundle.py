@@ -18,7 +18,7 @@ manifest.json, version 1:
                            `result` names the value that the frozen site makes
       sweep                one graph a stage; stage N ends by measuring site N
       stream               interior, border and certified graphs, cut at attentions; certified ones have masks and also
-                           give `site.INDEX.mean` and `.m2` of every norm
+                           give `site.INDEX.mean`, `.m2` and `.count` of every norm, on a lattice of the core
       flops_per_cell       of the fused graphs, margins left out
       keys                 tokens that a sampled attention keeps
     and of each graph: file, inputs, outputs, parameters (frozen values, by shape), and two polynomials in the tile's
@@ -95,7 +95,8 @@ class SiteSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One ONNX file. `parameters` are frozen values by shape; `masked` graphs also take `inside`."""
+    """One ONNX file. `parameters` are frozen values by shape; masked graphs also take `inside`, certified
+    ones `core` too."""
 
     file: str
     inputs: tuple[str, ...]

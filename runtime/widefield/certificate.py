@@ -1,9 +1,9 @@
 """How far the frozen statistics were from the true ones, found while streaming.
 
-Tiles at fixed, scattered places run through graphs that also give every norm's true partial statistics over the tile's
-core; at the end they are merged and compared with what the summary had frozen. A certificate from a part of the tiles
-has a standard error of its own, and says it. (Measuring every tile was tried: it keeps engines from folding the norms
-into convolutions, and costs 10-30 % on a CPU.)
+Tiles at fixed, scattered places run through graphs that also give every norm's true partial statistics over a lattice
+of the tile's core; at the end they are merged and compared with what the summary had frozen. A certificate from a part
+of the tiles has a standard error of its own, and says it. (Measuring every tile was tried: it keeps engines from
+folding the norms into convolutions, and costs 10-30 % on a CPU.)
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from widefield.summary import Summary
 from widefield_kernels.norm import merge_reference, standard_errors
 
 TILES = 64  # about so many are certified
-LARGEST_SHARE = 0.25
+LARGEST_SHARE = 1 / 8
 
 
 def is_certified(tile: Region, height: int, width: int) -> bool:
-    """About TILES tiles of a picture, but at most a quarter, by a hash of their place: the same ones in every run."""
+    """About TILES tiles of a picture, but at most an eighth, by a hash of their place: the same ones in every run."""
     tiles = max(1, height * width // tile.area)
     share = min(LARGEST_SHARE, TILES / tiles)
     mixed = (tile.y0 * 0x9E3779B1 + tile.x0 * 0x85EBCA77 + 0x165667B1) & 0xFFFFFFFF
@@ -65,17 +65,16 @@ class Certifier:
         self.picture = Region(0, 0, height, width)
         self._lock = threading.Lock()
         self._cells: list[int] = []
-        self._parts: dict[int, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
+        self._parts: dict[int, list[tuple[NDArray[np.float32], ...]]] = {}
 
-    def add(self, tile: Region, statistics: Mapping[str, NDArray[np.float32]]) -> None:
-        """`site.INDEX.mean` and `.m2`, each (groups,), of one tile's core."""
+    def add(self, kept: Region, statistics: Mapping[str, NDArray[np.float32]]) -> None:
+        """`site.INDEX.mean` and `.m2`, each (groups,), and `.count` (1,), of the part of a tile that is kept."""
         with self._lock:
-            self._cells.append(tile.clipped(self.picture).area)
+            self._cells.append(kept.area)
             for site in self.component.sites:
-                mean = statistics.get(f"site.{site.index}.mean")
-                if mean is not None:
-                    parts = self._parts.setdefault(site.index, [])
-                    parts.append((mean.copy(), statistics[f"site.{site.index}.m2"].copy()))
+                names = [f"site.{site.index}.{kind}" for kind in ("count", "mean", "m2")]
+                if names[0] in statistics:
+                    self._parts.setdefault(site.index, []).append(tuple(statistics[name].copy() for name in names))
 
     def certificate(self) -> Certificate:
         """What was found so far."""
@@ -90,8 +89,8 @@ class Certifier:
 
     def _compare(self, index: int, share: float) -> tuple[float, float, float]:
         site = self.component.sites[index]
-        count = np.array(self._cells, np.float64) * site.scale**2 * (site.channels // site.groups)
-        means, squares = (np.array(part, np.float64) for part in zip(*self._parts[index], strict=True))
+        count, means, squares = (np.array(part, np.float64) for part in zip(*self._parts[index], strict=True))
+        count = count[:, 0]
         true = merge_reference(count, means, squares)
         error, _ = standard_errors(count, means, squares, share)
         mean, variance = (self.summary.moments[f"{site.result}.{k}"] for k in ("mean", "variance"))

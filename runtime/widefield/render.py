@@ -72,6 +72,12 @@ class Grid:
             for x in range(pixels.x0, pixels.x1, side):
                 yield (y // side, x // side), Region(y, x, y + side, x + side).clipped(pixels)
 
+    def kept(self, tile: Region) -> Region:
+        """The part of a tile that the picture takes: clipped to its block."""
+        rows, columns = self.block
+        top, left = tile.y0 // rows * rows, tile.x0 // columns * columns
+        return tile.clipped(Region(top, left, top + rows, left + columns)).clipped(self.picture)
+
     def tile_of(self, y: int, x: int) -> Region:
         """The tile that makes the cell at (y, x)."""
         rows, columns = self.block
@@ -90,8 +96,9 @@ def decode_region(coder: TileCoder, grid: Grid, region: Region) -> Pixels:
     )
     found = dict.fromkeys(_tiles_meeting(grid, cells))
     for batch in batches(coder, found):
-        for tile, values in zip(batch, coder(batch), strict=True):
-            _paste(grid, tile, values, region, out, _kept(grid, tile))
+        kept = [grid.kept(tile) for tile in batch]
+        for tile, part, values in zip(batch, kept, coder(batch, kept), strict=True):
+            _paste(grid, tile, values, region, out, part)
     return out
 
 
@@ -101,13 +108,6 @@ def _tiles_meeting(grid: Grid, cells: Region) -> Iterator[Region]:
         for left in range(cells.x0 // columns * columns, cells.x1, columns):
             block = Region(top, left, top + rows, left + columns).clipped(grid.picture)
             yield from (tile for tile in grid.tiles(block) if tile.clipped(cells))
-
-
-def _kept(grid: Grid, tile: Region) -> Region:
-    """The part of a tile that the picture takes: clipped to its block."""
-    rows, columns = grid.block
-    top, left = tile.y0 // rows * rows, tile.x0 // columns * columns
-    return tile.clipped(Region(top, left, top + rows, left + columns)).clipped(grid.picture)
 
 
 def _paste(grid: Grid, tile: Region, values: NDArray[np.float32], region: Region, out: Pixels, kept: Region) -> None:
@@ -248,9 +248,10 @@ def _make_block(
     for batch in batches(coder, tiles):
         if state.stopped.is_set():
             return
-        for tile, values in zip(batch, coder(batch), strict=True):
+        kept = [grid.kept(tile) for tile in batch]
+        for tile, part, values in zip(batch, kept, coder(batch, kept), strict=True):
             for index, area in wanted.items():
-                _paste(grid, tile, values, area, canvases[index], _kept(grid, tile))
+                _paste(grid, tile, values, area, canvases[index], part)
     for index, area in wanted.items():
         put(*index, canvases[index])
         state.count(area.area)

@@ -53,6 +53,16 @@ def inside(component: Component, tiles: Sequence[Region], height: int, width: in
     return out
 
 
+def core(component: Component, tiles: Sequence[Region], kept: Sequence[Region]) -> Array:
+    """(batch, 1, rows, columns), 1 where a cell belongs to the part of the tile that the picture takes, else 0."""
+    first = tiles[0].grown(component.margin_cells)
+    out = np.zeros((len(tiles), 1, first.height, first.width), np.float32)
+    for index, (tile, part) in enumerate(zip(tiles, kept, strict=True)):
+        reach = tile.grown(component.margin_cells)
+        out[index, 0, *part.shifted(-reach.y0, -reach.x0).slices] = 1.0
+    return out
+
+
 def is_border(component: Component, tile: Region, height: int, width: int) -> bool:
     """Whether the tile's margin leaves the picture, so that its graph needs masks."""
     return not tile.grown(component.margin_cells).within(Region(0, 0, height, width))
@@ -68,11 +78,11 @@ def output_shapes(
 def input_shapes(
     component: Component, names: Sequence[str], batch: int, rows: int, columns: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of a graph's inputs, its mask included."""
+    """Shapes of a graph's inputs, its masks included."""
     margin = 2 * component.margin_cells
     shapes: dict[str, tuple[int, ...]] = {}
     for name in names:
-        if name == "inside":
+        if name in ("inside", "core"):
             shapes[name] = (batch, 1, rows + margin, columns + margin)
         else:
             shapes[name] = component.values[name].shape(batch, rows, columns)

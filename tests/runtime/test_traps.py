@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from widefield.bundle import ValueSpec, evaluate
 from widefield.geometry import Region
-from widefield.render import Grid, _kept, _tiles_meeting
+from widefield.render import Grid, _tiles_meeting
 
 SIDES = st.integers(1, 200)
 
@@ -29,7 +29,7 @@ def test_every_cell_is_made_by_exactly_one_tile(height, width, rows, columns, sc
     for block in grid.blocks():
         for tile in grid.tiles(block):
             assert (tile.height, tile.width) == (rows, columns), "static shapes: every tile is whole"
-            kept = _kept(grid, tile)
+            kept = grid.kept(tile)
             made[kept.slices] += 1
             assert not kept or grid.tile_of(kept.y0, kept.x0) == tile == grid.tile_of(kept.y1 - 1, kept.x1 - 1)
         for index, area in grid.store_tiles(block):
