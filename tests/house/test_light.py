@@ -86,7 +86,7 @@ def test_a_codec_that_is_not_installed_is_named(form, package, wanted, tmp_path)
     assert done.stdout.count("\n") == 1 and f"pip install {wanted}" in done.stdout
 
 
-@pytest.mark.parametrize("package", ["torch", "diffusers", "onnx"])
+@pytest.mark.parametrize("package", ["torch", "diffusers"])
 def test_export_without_its_libraries_names_its_extra(package, tmp_path, extras):
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "nowhere" / "config.json").write_text((ROOT / "export/embedded/config.json").read_text())
