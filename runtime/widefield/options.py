@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from widefield.errors import BadRequest
 
@@ -81,3 +82,22 @@ def parse_tile(text: str) -> tuple[int, int]:
     if not (rows and columns):
         raise BadRequest(f"{text!r} is no tile; write its side in latent cells, as 64, or ROWSxCOLUMNS")
     return rows, columns
+
+
+def run_options(options: Mapping[str, Any]) -> RunOptions:
+    """RunOptions from keywords; `memory` may be text. Raises BadRequest for an unknown one."""
+    given = dict(options)
+    if "memory" in given:
+        memory = given.pop("memory")
+        given["memory_nbytes"] = parse_nbytes(memory) if isinstance(memory, str) else int(memory)
+    try:
+        return RunOptions(**given)
+    except TypeError as cause:
+        raise BadRequest(f"{cause}; options are {', '.join(RunOptions.__dataclass_fields__)} and memory") from None
+
+
+def changed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Only what was given, by RunOptions' names and checked as it would: for dataclasses.replace."""
+    full = run_options(options)
+    names = {("memory_nbytes" if name == "memory" else name) for name in options}
+    return {name: getattr(full, name) for name in names}

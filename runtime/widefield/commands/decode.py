@@ -12,7 +12,7 @@ from widefield.commands.output import print_json, show_count, show_nbytes, show_
 from widefield.commands.progress import Reporter, reporter
 
 if TYPE_CHECKING:
-    from widefield.model import Saved
+    from widefield.save import Saved
 
 
 @click.command("decode", cls=arguments.Command, short_help="Latents in, a picture of any size out.")

@@ -41,9 +41,12 @@ def default_codec(path: Path, *, lossless: bool = False) -> str:
 def create_or_resume(path: Path, spec: StoreSpec, *, overwrite: bool = False) -> Store:
     """Open `path` to write the picture `spec` to; the suffix chooses the form.
 
-    What is there with the same fingerprint is resumed; another picture of ours is replaced when `overwrite`. StoreError
-    for another fingerprint, for files that we did not write (they are never touched), for a folder that is missing or
-    not to be written, for a codec or size that the form does not take, and when another process is writing the picture.
+    What is there with the same fingerprint is resumed; another picture of ours is replaced when `overwrite`, or when no
+    tile of it was ever made (a run that failed at its first tile must not stand in the way of the mended one).
+
+    StoreError for another fingerprint, for files that we did not write (they are never touched), for a folder that is
+    missing or not to be written, for a codec or size that the form does not take, and when another process is writing
+    the picture.
     """
     path = Path(path)
     form = _form(path)
@@ -54,7 +57,9 @@ def create_or_resume(path: Path, spec: StoreSpec, *, overwrite: bool = False) ->
     with explained(path):
         found = form.found(path)
         if found is not None and not overwrite:
-            agree(found, spec, path)
+            overwrite = found.fingerprint != spec.fingerprint and _is_blank(form(path, found, None))
+            if not overwrite:
+                agree(found, spec, path)
         sidecar = Sidecar(path)
         try:
             return _held(form, path, spec, sidecar, overwrite=overwrite)
@@ -75,6 +80,12 @@ def _held(form: type[Store], path: Path, spec: StoreSpec, sidecar: Sidecar, *, o
     if found is None:
         form.create(path, spec, sidecar)
     return form(path, found or spec, sidecar)
+
+
+def _is_blank(store: Store) -> bool:
+    """Whether no tile of any level was made."""
+    with store:
+        return not any(store.done(level).any() for level in range(len(store.levels)))
 
 
 def open_store(path: Path) -> Store:

@@ -174,8 +174,9 @@ def description(read: Callable[[int, int], bytes], size: int) -> bytes | None:
     if len(header) < 16 or struct.unpack("<2sHHH", header[:8]) != (b"II", 43, 8, 0):
         return None
     (start,) = struct.unpack("<Q", header[8:])
-    count_bytes = read(8, start) if start < size else b""
-    count = struct.unpack("<Q", count_bytes)[0] if len(count_bytes) == 8 else 0
+    if start + 8 > size:  # also keeps a damaged offset from reaching pread, which takes 63 bits
+        return None
+    (count,) = struct.unpack("<Q", read(8, start))
     entries = read(20 * min(count, 100), start + 8)
     for tag, kind, length, value in struct.iter_unpack("<HHQQ", entries[: len(entries) // 20 * 20]):
         if tag == IMAGE_DESCRIPTION and kind == ASCII and 8 < length < 1 << 24 and value < size:
