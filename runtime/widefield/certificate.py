@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,15 @@ class Certificate:
 
     def __str__(self) -> str:
         if not self.tiles:
-            return "nothing to certify in this run"
+            return "no tile was certified in this run"
         return (
             f"frozen against true statistics on {self.tiles} tiles ({self.share:.0%} of the picture): means within "
             f"{self.mean:.2g}, deviations within {self.deviation:.2g} standard deviations, +- {self.error:.2g}"
         )
+
+    def as_dict(self) -> dict[str, float | int | str]:
+        """For --json."""
+        return asdict(self)
 
 
 NOTHING = Certificate(0, 0.0, 0.0, 0.0, 0.0, "none")

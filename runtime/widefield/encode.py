@@ -82,12 +82,7 @@ class Encoded:
             "seconds": round(self.seconds, 3),
             "measure_seconds": round(self.measure_seconds, 3),
             "engine_share": round(self.engine_share, 4),
-            "certificate": {
-                "tiles": self.certificate.tiles,
-                "mean": self.certificate.mean,
-                "deviation": self.certificate.deviation,
-                "site": self.certificate.site,
-            },
+            "certificate": self.certificate.as_dict(),
         }
 
 

@@ -51,14 +51,7 @@ class Saved:
             "engine_share": round(self.engine_share, 4),
             "bytes_written": self.bytes_written,
             "summary": None if self.summary is None else str(self.summary),
-            "certificate": {
-                "tiles": self.certificate.tiles,
-                "mean": self.certificate.mean,
-                "deviation": self.certificate.deviation,
-                "share": self.certificate.share,
-                "error": self.certificate.error,
-                "site": self.certificate.site,
-            },
+            "certificate": self.certificate.as_dict(),
         }
 
 
