@@ -161,13 +161,14 @@ def _ours(case: DecodeCase) -> dict[str, Any]:
         "method": saved.plan.method,
         "flops_over_untiled": saved.plan.overhead,
         "planned_mib": saved.plan.peak_nbytes() / 2**20,
+        "bits_per_px": saved.bytes_written * 8 / mpx / 1e6,
     }
 
 
 def side_by_side(
     base: DecodeCase, whose: Sequence[str], *, rounds: int, check_against_untiled: bool
 ) -> list[dict[str, Any]]:
-    """Check, then time every way in turns; a row each, medians over rounds. ValueError where ours is another picture."""
+    """Check, then time every way in turns; a row each, of medians. ValueError where ours is another picture."""
     checks = _checked(base, whose) if check_against_untiled else {}
     found: dict[str, list[dict[str, Any]]] = {who: [] for who in whose}
     loads = []
