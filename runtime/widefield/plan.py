@@ -194,11 +194,14 @@ def _plan(
 
 
 def choose_method(component: Component, height: int, width: int, asked: str) -> Method:
-    """`auto` is exact up to EXACT_UP_TO_PX pixels, where it costs no more, and where there is no room to sample."""
+    """`auto` is exact where a picture has no room to sample, and up to EXACT_UP_TO_PX pixels unless attending to all
+    tokens would cost more than the convolutions."""
     if asked == "exact" or not component.sites or min(height, width) < CELL:
         return "exact"
     scale = max(component.output_scale, component.input_scale)
-    return "sampled" if asked == "sampled" or height * width * scale**2 > EXACT_UP_TO_PX else "exact"
+    attention = sum(4 * height * width * site.scale**4 * site.width for site in component.attentions)  # a cell
+    dear = height * width * scale**2 > EXACT_UP_TO_PX or attention > component.flops_per_cell
+    return "sampled" if asked == "sampled" or dear else "exact"
 
 
 def key_count(component: Component, method: Method, height: int, width: int) -> int:

@@ -29,7 +29,7 @@ def test_decode_says_what_it_did(bundle, latents, tmp_path, capsys):
     said = first.out.splitlines()
     assert said[0].startswith(f"{out}: 320 x 240 px, ")
     assert re.fullmatch(r"1 tile made, in .* s, .* Mpx/s", said[1])
-    assert "statistics" in said[2] and len(said) == 3
+    assert ("statistics" in said[2] or "no tile was certified" in said[2]) and len(said) == 3
     assert run(capsys, "decode", bundle, latents, "-o", out, *QUICK, "--quiet").out == ""
     again = run(capsys, "decode", bundle, latents, "-o", out, *QUICK, "--json")
     assert again.err == ""

@@ -81,6 +81,7 @@ class Bar(Reporter):
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[rest]}"), console=console, refresh_per_second=4, transient=True,
         )  # fmt: skip
+        self._shown = ""  # a new kind of work is drawn at once, however short it is
         self._task = self._rich.add_task(verb, total=None, visible=False, rest="")
 
     def __enter__(self) -> Self:
@@ -100,7 +101,11 @@ class Bar(Reporter):
         self._draw(self.verb, progress.done, progress.total, f"tiles, {described(progress)}")
 
     def _draw(self, what: str, done: int, total: int, rest: str) -> None:
+        new = what != self._shown
+        self._shown = what
         self._rich.update(self._task, description=what, completed=done, total=total, rest=rest, visible=True)
+        if new:
+            self._rich.refresh()
 
 
 def reporter(verb: str, *, quiet: bool) -> Reporter:
