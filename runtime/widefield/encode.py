@@ -110,7 +110,7 @@ class Encoding:
         summary = options.summary if options.summary in ("auto", "exact", "sampled") else "sampled"
         request = PlanRequest(
             options.memory_nbytes, options.tile, options.batch, options.workers, options.cores, cast(Any, summary),
-            options.cells, options.engine_options().backend, source_nbytes=self.image.nbytes,
+            options.cells, options.engine_options().backend, options.precision, source_nbytes=self.image.nbytes,
         )  # fmt: skip
         return make_plan(self.bundle, self.component, *self.shape[1:], request)
 

@@ -63,7 +63,7 @@ class DecodeJob:
         summary = options.summary if options.summary in METHODS else "sampled"
         request = PlanRequest(
             options.memory_nbytes, options.tile, options.batch, options.workers, options.cores,
-            cast(Any, summary), options.cells, options.engine_options().backend,
+            cast(Any, summary), options.cells, options.engine_options().backend, options.precision,
         )  # fmt: skip
         return make_plan(self.bundle, self.component, self.source.height, self.source.width, request)
 

@@ -25,8 +25,8 @@ QUEUE_TILES = 8
 # What a backend takes, measured by bench/widefield_bench/memory.py: bytes for one of live activations, the same for
 # certified graphs (whose statistics the liveness in the bundle leaves out), and for one of weights, over all its
 # graphs; then libraries, code made at run time and thread pools. ONNX Runtime runs the sweep and attention in any case.
-ACTIVATIONS = {"ort": 1.15, "openvino": 1.10}
-CERTIFIED_ACTIVATIONS = {"ort": 2.85, "openvino": 2.70}
+ACTIVATIONS = {"ort": 1.15, "openvino": 1.10, "openvino bf16": 0.65}
+CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 2.15, "openvino bf16": 1.20}
 WEIGHTS = {"ort": 3.0, "openvino": 3.0}
 RUNTIME_NBYTES = {"ort": 48 * MIB, "openvino": 80 * MIB}
 WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
@@ -110,6 +110,7 @@ class PlanRequest:
     summary: Literal["auto", "exact", "sampled"] = "auto"
     cells: int | None = None
     backend: str = "ort"
+    precision: str = "f32"
     source_nbytes: int = 0  # what the input holds in memory, as a picture that has to be decoded whole
     bits_per_px: float = 2.94  # JPEG q90 of photographs: 2.2 at full size, and a third more for the pyramid
 
@@ -235,9 +236,10 @@ def _activations(component: Component, request: PlanRequest, tile: tuple[int, in
         max(_graph_nbytes(g, request.batch, *tile) for g in graphs)
         for graphs in ((component.interior, component.border), (component.certified,))
     )
-    each = int(plain * ACTIVATIONS[request.backend])
+    kind = request.backend if request.precision == "f32" else f"{request.backend} {request.precision}"
+    each = int(plain * ACTIVATIONS[kind])
     certifies = any(site.kind == "norm" for site in component.sites)
-    one = int(certified * CERTIFIED_ACTIVATIONS[request.backend]) if certifies else each
+    one = int(certified * CERTIFIED_ACTIVATIONS[kind]) if certifies else each
     others = workers - 1 if request.backend == "ort" or workers == 1 else workers + max(0, workers - 2)
     return others * each + one
 

@@ -49,7 +49,7 @@ def plan_of_size(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> 
     summary: Any = options.summary if options.summary in ("auto", "exact", "sampled") else "sampled"
     request = PlanRequest(
         options.memory_nbytes, options.tile, options.batch, options.workers, options.cores, summary,
-        options.cells, options.engine_options().backend,
+        options.cells, options.engine_options().backend, options.precision,
     )  # fmt: skip
     width, height = (-(-side // bundle.scale) for side in size)
     return make_plan(bundle, bundle.decoder, height, width, request)
