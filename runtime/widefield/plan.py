@@ -226,6 +226,14 @@ def _graph_nbytes(graphs: tuple[GraphSpec, ...], batch: int, rows: int, columns:
     return max((graph.peak_nbytes(batch, rows, columns) for graph in graphs), default=0)
 
 
+def _blocked(component: Component) -> float:
+    """How much larger values become where an engine keeps channels in blocks of 16: the most among those that cross
+    stages. 1 for widths that are multiples of 16, as trained networks have them."""
+    inner = [v for name, v in component.values.items() if name not in (component.input, component.output)]
+    images = [v.channels for v in inner if {"rows", "columns"} <= set(v.axes)]
+    return max((-(-channels // 16) * 16 / channels for channels in images), default=1.0)
+
+
 def _activations(component: Component, request: PlanRequest, tile: tuple[int, int], workers: int) -> int:
     """Bytes of all workers' activations at most: one makes a certified tile (`TileCoder` sees to that), the others not.
 
@@ -237,6 +245,8 @@ def _activations(component: Component, request: PlanRequest, tile: tuple[int, in
         for graphs in ((component.interior, component.border), (component.certified,))
     )
     kind = request.backend if request.precision == "f32" else f"{request.backend} {request.precision}"
+    if request.backend == "ort":
+        plain, certified = (int(nbytes * _blocked(component)) for nbytes in (plain, certified))
     each = int(plain * ACTIVATIONS[kind])
     certifies = any(site.kind == "norm" for site in component.sites)
     one = int(certified * CERTIFIED_ACTIVATIONS[kind]) if certifies else each
@@ -311,7 +321,7 @@ def _measure_buffers(
     else:
         rows, columns = min(SWEEP_TILE, height), min(SWEEP_TILE, width)
         count, batch = -(-height // rows) * -(-width // columns), 1
-    factor = CERTIFIED_ACTIVATIONS["ort"]
+    factor = CERTIFIED_ACTIVATIONS["ort"] * _blocked(component)
     each = max(
         int(_graph_nbytes((g,), batch, rows, columns) * factor) + _ends(component, g, batch, rows, columns)
         for g in component.sweep
