@@ -37,6 +37,11 @@ class Picture:
         self._lock = threading.Lock()
 
     @property
+    def source(self) -> LatentSource:
+        """The latents, read a region at a time."""
+        return self.job.source
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) in pixels."""
         return self.job.shape

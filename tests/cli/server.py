@@ -10,6 +10,7 @@ The answer: status (negative: the signal it died of), out, err, seconds.
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ from widefield.store import open_store
 def child(order: dict, streams: tuple[int, int]) -> None:
     """Become the command; never returns."""
     status = 70
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, stream in enumerate(streams, 1):
