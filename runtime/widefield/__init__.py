@@ -7,13 +7,20 @@ For example:
     model.decode("latents.npy").save("picture.tif", memory="2GiB")
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from widefield.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "open"]
 
 
-def open(bundle: Any = None) -> Any:  # noqa: A001
+def open(bundle: Path | str | None = None) -> Model:  # noqa: A001
     """The model in a bundle's folder; None opens the embedded checkpoint. See widefield.model.Model."""
     from widefield.model import open as open_model
 
