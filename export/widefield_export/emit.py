@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from widefield_export.program import Axis, Layout, Margin, Op, Program, Site
-from widefield_export.segments import Segment
+from widefield_export.segments import Segment, cells_around
 
 INSIDE = "inside"  # 1 where a cell lies in the picture
 CORE = "core"  # 1 where it lies in the picture and in the tile, its margin left out
@@ -37,13 +37,23 @@ class Backend(Protocol):
 
 
 class Walk:
-    """Values by name with their margin; `given` are the segment's inputs at exactly the margin that is needed."""
+    """Values by name with their margin; `given` are the segment's inputs at exactly the margin that is needed.
+
+    `margins` (default: those of the whole program) says how much that is; masks reach `mask_cells` around the tile.
+    """
 
     def __init__(
-        self, program: Program, backend: Backend, given: Mapping[str, Any], inside: Any | None, core: Any | None = None
+        self,
+        program: Program,
+        backend: Backend,
+        given: Mapping[str, Any],
+        inside: Any | None,
+        core: Any | None = None,
+        margins: dict[str, Margin] | None = None,
     ) -> None:
         self.program, self.backend = program, backend
-        self.margins = program.margins()
+        self.margins = program.margins() if margins is None else margins
+        self.mask_cells = program.margin_cells if margins is None else cells_around(program, margins)
         self.layouts = program.layouts()
         self.values = dict(given)
         self.inside, self.core = inside, core
@@ -54,7 +64,7 @@ class Walk:
     def _tile_cells(self) -> tuple[Any, Any]:
         """The tile's rows and columns in cells, from any input that shows them."""
         if self.inside is not None:
-            margin = 2 * self.program.margin_cells
+            margin = 2 * self.mask_cells
             return tuple(self.backend.extent(self.inside, axis, 1, margin) for axis in (2, 3))
         for name, value in self.values.items():
             roles = [axis.role for axis in self.layouts[name]]
@@ -148,7 +158,7 @@ class Walk:
         key = which, scale, margin
         if key not in self.masks:
             given = self.inside if which == INSIDE else self.core
-            cells = self.program.margin_cells * scale
+            cells = self.mask_cells * scale
             grown = self.backend.upsample(given, scale) if scale > 1 else given
             low, high = cells - margin[0], cells - margin[1]
             self.masks[key] = self.backend.crop(grown, [2, 3], low, high) if low or high else grown

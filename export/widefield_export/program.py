@@ -179,10 +179,14 @@ class Program:
             for arg, (low, high) in zip(op.args, op.demand(need[op.out]), strict=True):
                 before, after = need.get(arg, (0, 0))
                 need[arg] = max(before, low), max(after, high)
-        scale = self.input_scale
-        cells = -(-max(need.get(self.input, (0, 0))) // scale)
-        need[self.input] = cells * scale, cells * scale
+        need[self.input] = self.whole_cells(need.get(self.input, (0, 0)))
         return need
+
+    def whole_cells(self, margin: Margin) -> Margin:
+        """A margin of the input, rounded up to whole cells and the same on both sides."""
+        scale = self.input_scale
+        cells = -(-max(margin) // scale)
+        return cells * scale, cells * scale
 
     @property
     def margin_cells(self) -> int:

@@ -85,6 +85,29 @@ def cut(program: Program, barriers: Iterable[Site]) -> list[Segment]:
     return segments
 
 
+def own_margins(program: Program, segment: Segment, measured: Iterable[Site] = ()) -> dict[str, Margin]:
+    """The margins of a stage's values where its results and what is measured need none.
+
+    So it is where a sweep visits every tile: what lies around a tile was made with its neighbours, and is read there.
+    """
+    need: dict[str, Margin] = dict.fromkeys(segment.outputs, (0, 0))
+    for site in measured:
+        need.update(dict.fromkeys(measured_values(program.op(site.op)), (0, 0)))
+    for op in reversed(segment.ops):
+        for arg, (low, high) in zip(op.args, op.demand(need.setdefault(op.out, (0, 0))), strict=True):
+            before, after = need.get(arg, (0, 0))
+            need[arg] = max(before, low), max(after, high)
+    if program.input in need:
+        need[program.input] = program.whole_cells(need[program.input])
+    return need
+
+
+def cells_around(program: Program, margins: dict[str, Margin]) -> int:
+    """Cells around a tile that hold every value with its margin: what a mask has to cover."""
+    layouts = program.layouts()
+    return max((-(-max(margin) // (scale_of(layouts[v]) or 1)) for v, margin in margins.items()), default=0)
+
+
 def measured_values(op: Op) -> tuple[str, ...]:
     """What a site's statistics are taken from."""
     match op.kind:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from widefield_export.emit import CORE, INSIDE, MASK_LAYOUT, Walk
-from widefield_export.program import Layout, Op, Program, Site
+from widefield_export.program import Layout, Margin, Op, Program, Site
 from widefield_export.segments import Segment
 
 OPSET = 20
@@ -218,18 +218,20 @@ def write_segment(
     masked: bool,
     measured: Sequence[Site],
     steps: Mapping[int, int] | None = None,
+    margins: dict[str, Margin] | None = None,
     offsets: Mapping[str, tuple[int, int]],
     weights_file: str,
 ) -> Graph:
     """The segment as one ONNX model. `offsets` gives each weight's first byte and length in `weights_file`.
 
     Inputs are the segment's, and `inside` (batch, 1, rows, columns) where `masked`; outputs are the segment's, and the
-    partial statistics of the measured sites called `site.INDEX.mean` and so on.
+    partial statistics of the measured sites called `site.INDEX.mean` and so on. `margins`: of its values, by default
+    those of the whole program.
     """
     backend = OnnxBackend(program)
     layouts = program.layouts()
     given = {name: name for name in segment.inputs}
-    walk = Walk(program, backend, given, INSIDE if masked else None, CORE if steps is not None else None)
+    walk = Walk(program, backend, given, INSIDE if masked else None, CORE if steps is not None else None, margins)
     results = walk.run(segment)
     for site in measured:
         found = walk.measure(site) if steps is None else walk.certify(site, steps[site.index])

@@ -2,7 +2,8 @@
 
 manifest.json          what is here, in words and numbers; widefield.bundle describes every field
 weights.safetensors    all weights, rewritten ones included; the graphs point into it
-decoder.sweep.NN.onnx  stage NN of the sweep that measures a summary, masks included
+decoder.squares.NN.onnx  stage NN of the sweep over squares that are measured alone, with all their margins; masked
+decoder.planes.NN.onnx   the same stage over every tile of the picture, with what it reads of the tiles around; masked
 decoder.{interior,border,certified}.N.onnx   the fused graphs that decode, cut at softmax attentions; `certified`
                        ones also give the true statistics of every norm, on a lattice of its rows and columns
 encoder.*              the same for the encoder
@@ -24,8 +25,8 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from widefield.bundle import FORMAT, MANIFEST, VERSION
-from widefield_export.program import Program, Site, channels_of, scale_of
-from widefield_export.segments import Segment, cut, flops, live_elements
+from widefield_export.program import Margin, Program, Site, channels_of, scale_of
+from widefield_export.segments import Segment, cells_around, cut, flops, live_elements, own_margins
 from widefield_export.to_onnx import IR_VERSION, OPSET, write_segment
 
 WEIGHTS = "weights.safetensors"
@@ -79,7 +80,6 @@ def _write_component(
 ) -> dict[str, Any]:
     sites = program.sites()
     attentions = [site for site in sites if site.kind == "attention"]
-    margins = program.margins()
     sweep = cut(program, sites)
     stream = cut(program, attentions)
 
@@ -92,11 +92,19 @@ def _write_component(
         masked: bool,
         measured: Sequence[Site] = (),
         steps: dict[int, int] | None = None,
+        own: dict[str, Margin] | None = None,
     ) -> dict[str, Any]:
         written = write_segment(
-            program, segment, masked=masked, measured=measured, steps=steps, offsets=offsets, weights_file=WEIGHTS
-        )
+            program, segment, masked=masked, measured=measured, steps=steps, margins=own, offsets=offsets,
+            weights_file=WEIGHTS,
+        )  # fmt: skip
         onnx.save(written.model, folder / file)
+        margins = program.margins() if own is None else own
+        told = (
+            {}
+            if own is None
+            else {"margins": {v: list(own[v]) for v in segment.inputs}, "mask_cells": cells_around(program, own)}
+        )
         return {
             "file": file,
             "inputs": list(written.inputs),
@@ -104,7 +112,13 @@ def _write_component(
             "parameters": {key: list(shape) for key, shape in written.parameters.items()},
             "flops": _coefficients([flops(program, segment.ops, margins)])[0],
             "live_elements": _coefficients(live_elements(program, segment, margins)),
+            **told,
         }
+
+    def sweep_graph(index: int, kind: str) -> dict[str, Any]:
+        stage, measured = sweep[index], sites[index : index + 1]
+        own = own_margins(program, stage, measured) if kind == "planes" else None
+        return graph(stage, f"{name}.{kind}.{index:02}.onnx", masked=True, measured=measured, own=own)
 
     names = {program.input, program.output}
     names.update(v for segment in (*sweep, *stream) for v in (*segment.inputs, *segment.outputs))
@@ -114,9 +128,7 @@ def _write_component(
         "margin_cells": program.margin_cells,
         "values": {value: _value_entry(program, value) for value in sorted(names)},
         "sites": [_site_entry(program, site.index) for site in sites],
-        "sweep": [
-            graph(s, f"{name}.sweep.{i:02}.onnx", masked=True, measured=sites[i : i + 1]) for i, s in enumerate(sweep)
-        ],
+        "sweep": {kind: [sweep_graph(i, kind) for i in range(len(sites))] for kind in ("squares", "planes")},
         "stream": {
             "interior": [graph(s, f"{name}.interior.{i}.onnx", masked=False) for i, s in enumerate(stream)],
             "border": [graph(s, f"{name}.border.{i}.onnx", masked=True) for i, s in enumerate(stream)],
@@ -126,7 +138,7 @@ def _write_component(
             ],
         },
     }
-    cell = sum(flops(program, s.ops, margins).a for s in stream)
+    cell = sum(flops(program, s.ops, program.margins()).a for s in stream)
     component["flops_per_cell"] = cell
     if attentions:
         width = attentions[0].attrs["width"]

@@ -1,6 +1,6 @@
 """A bundle: what an export wrote, opened and checked. Plain data; no engine is touched here.
 
-manifest.json, version 1:
+manifest.json, version 2:
 
     format, version        "widefield-bundle", 1; a newer version is refused
     name, family           the checkpoint's name and its autoencoder's class
@@ -16,13 +16,15 @@ manifest.json, version 1:
       values               axes ("batch", "rows", "columns", "cells", or a length), channels, scale, margin in pixels
       sites                norm: groups, channels, eps, gamma, beta; attention: width, query; linear_attention: shape.
                            `result` names the value that the frozen site makes
-      sweep                one graph a stage; stage N ends by measuring site N
+      sweep                one graph a stage, twice: over `squares`, each alone with all its margins, and over `planes`,
+                           tiles that read what lies around them; stage N ends by measuring site N
       stream               interior, border and certified graphs, cut at attentions; certified ones have masks and also
                            give `site.INDEX.mean`, `.m2` and `.count` of every norm, on a lattice of the core
       flops_per_cell       of the fused graphs, margins left out
       keys                 tokens that a sampled attention keeps
     and of each graph: file, inputs, outputs, parameters (frozen values, by shape), and two polynomials in the tile's
-    rows and columns, [a, b, c] for a rc + b (r + c) + c: flops, and live_elements (the peak is the largest of them)
+    rows and columns, [a, b, c] for a rc + b (r + c) + c: flops, and live_elements (the peak is the largest of them).
+    Graphs of planes also have the margins of their inputs (their results have none) and mask_cells, the margin of masks
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from numpy.typing import NDArray
 from widefield.errors import BadBundle
 
 FORMAT = "widefield-bundle"
-VERSION = 1
+VERSION = 2
+OLDEST_VERSION = 2
 MANIFEST = "manifest.json"
 
 Polynomial = tuple[int, int, int]
@@ -96,7 +99,7 @@ class SiteSpec:
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
     """One ONNX file. `parameters` are frozen values by shape; masked graphs also take `inside`, certified
-    ones `core` too."""
+    ones `core` too. `margins`, of a graph over planes: of its inputs; its results have none."""
 
     file: str
     inputs: tuple[str, ...]
@@ -104,6 +107,8 @@ class GraphSpec:
     parameters: Mapping[str, tuple[int, ...]]
     flops: Polynomial
     live_elements: tuple[Polynomial, ...]
+    margins: Mapping[str, tuple[int, int]] | None = None
+    mask_cells: int | None = None
 
     @property
     def masked(self) -> bool:
@@ -124,7 +129,8 @@ class Component:
     margin_cells: int
     values: Mapping[str, ValueSpec]
     sites: tuple[SiteSpec, ...]
-    sweep: tuple[GraphSpec, ...]
+    squares: tuple[GraphSpec, ...]
+    planes: tuple[GraphSpec, ...]
     interior: tuple[GraphSpec, ...]
     border: tuple[GraphSpec, ...]
     certified: tuple[GraphSpec, ...]
@@ -133,7 +139,7 @@ class Component:
 
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
-        return (*self.sweep, *self.interior, *self.border, *self.certified)
+        return (*self.squares, *self.planes, *self.interior, *self.border, *self.certified)
 
     @property
     def attentions(self) -> tuple[SiteSpec, ...]:
@@ -265,8 +271,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BadBundle(f"{file} does not say format {FORMAT!r}; export the checkpoint with widefield")
     version = manifest.get("version")
-    if not isinstance(version, int) or version > VERSION or version < 1:
+    if not isinstance(version, int) or version > VERSION:
         raise BadBundle(f"{file} has version {version}, this runtime reads up to {VERSION}; update widefield")
+    if version < OLDEST_VERSION:
+        raise BadBundle(f"{file} has version {version}, this runtime reads from {OLDEST_VERSION} on; export again")
     return manifest
 
 
@@ -302,7 +310,8 @@ def _component(name: str, entry: Mapping[str, Any]) -> Component:
         int(entry["margin_cells"]),
         values,
         sites,
-        tuple(_graph(g) for g in entry["sweep"]),
+        tuple(_graph(g) for g in entry["sweep"]["squares"]),
+        tuple(_graph(g) for g in entry["sweep"]["planes"]),
         tuple(_graph(g) for g in entry["stream"]["interior"]),
         tuple(_graph(g) for g in entry["stream"]["border"]),
         tuple(_graph(g) for g in entry["stream"]["certified"]),
@@ -319,4 +328,6 @@ def _graph(entry: Mapping[str, Any]) -> GraphSpec:
         {key: tuple(shape) for key, shape in entry["parameters"].items()},
         tuple(entry["flops"]),
         tuple(tuple(p) for p in entry["live_elements"]),
+        {value: (int(m[0]), int(m[1])) for value, m in entry["margins"].items()} if "margins" in entry else None,
+        int(entry["mask_cells"]) if "mask_cells" in entry else None,
     )

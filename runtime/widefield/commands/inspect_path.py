@@ -71,7 +71,7 @@ def _about_component(bundle: Bundle, component: Component) -> dict[str, Any]:
     return {
         "margin_cells": component.margin_cells,
         "sites": {kind: sites.count(kind) for kind in dict.fromkeys(sites)},
-        "stages": len(component.sweep),
+        "stages": len(component.sites) + 1,
         "flops_per_latent": component.flops_per_cell,
         "attention_keys": component.keys,
         "input_channels": component.input_channels,
