@@ -1,25 +1,35 @@
-"""From a decoder's output to pixels.
+"""From a decoder's output to pixels, and to the next level of the picture's pyramid.
 
-    u8 = clamp(round_half_to_even((x + 1) * 127.5), 0, 255)            NaN is counted, never hidden: it becomes 0
+    u8   = clamp(round_half_to_even((x + 1) * 127.5), 0, 255)            NaN is counted, never hidden: it becomes 0
+    half = (u8[2y, 2x] + u8[2y, 2x+1] + u8[2y+1, 2x] + u8[2y+1, 2x+1] + 2) >> 2
 
-Shapes   x: (channels, rows, columns) float32 in [-1, 1]; result: (rows, columns, channels) uint8.
-Numbers  float32 inside, one rounding.
+Shapes   x: (channels, rows, columns), or with `channels_last` (rows, columns, channels), floating, in [-1, 1];
+         u8: (rows, columns, channels) uint8; half: (ceil(rows/2), ceil(columns/2), channels) uint8, where an odd edge
+         counts its last row or column twice.
+Numbers  float32 inside, one rounding. half comes of the rounded pixels, in integers: what the stores make of them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+Pixels = NDArray[np.uint8]
 
-def to_pixels_reference(x: NDArray[np.float32], out: NDArray[np.uint8] | None = None) -> tuple[NDArray[np.uint8], int]:
+
+def to_pixels_reference(
+    x: NDArray[Any], out: Pixels | None = None, *, channels_last: bool = False
+) -> tuple[Pixels, int]:
     """(pixels, how many values were not a number). `out` may be a view of a larger picture."""
+    x = np.moveaxis(x, -1, 0) if channels_last else x
     channels, rows, columns = x.shape
     out = np.empty((rows, columns, channels), np.uint8) if out is None else out
     bad = 0
     scaled = np.empty((rows, columns), np.float32)
     for channel in range(channels):
-        np.add(x[channel], np.float32(1.0), out=scaled)
+        np.add(x[channel], np.float32(1.0), out=scaled, dtype=np.float32)
         np.multiply(scaled, np.float32(127.5), out=scaled)
         np.rint(scaled, out=scaled)
         np.clip(scaled, 0.0, 255.0, out=scaled)
@@ -28,3 +38,23 @@ def to_pixels_reference(x: NDArray[np.float32], out: NDArray[np.uint8] | None = 
             np.nan_to_num(scaled, copy=False)
         out[:, :, channel] = scaled.astype(np.uint8)
     return out, bad
+
+
+def halve_reference(pixels: Pixels, out: Pixels | None = None) -> Pixels:
+    """The mean of every 2 x 2 box, rounded half up. `out` may be a view of a larger picture."""
+    rows, columns, _ = pixels.shape
+    wide = np.pad(pixels, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge").astype(np.uint16)
+    pairs = wide[0::2] + wide[1::2]
+    half = (pairs[:, 0::2] + pairs[:, 1::2] + 2) >> 2
+    if out is None:
+        return half.astype(np.uint8)
+    out[...] = half
+    return out
+
+
+def to_levels_reference(
+    x: NDArray[Any], out: Pixels | None = None, half: Pixels | None = None, *, channels_last: bool = False
+) -> tuple[Pixels, Pixels, int]:
+    """(pixels, the same at half the size, how many values were not a number)."""
+    pixels, bad = to_pixels_reference(x, out, channels_last=channels_last)
+    return pixels, halve_reference(pixels, half), bad

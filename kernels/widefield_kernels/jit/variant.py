@@ -26,6 +26,7 @@ class Variant:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 2
-    divisible: tuple[str, ...] = ()  # pointers and integers that are promised to be multiples of 16
+    divisible: tuple[str, ...] = ()  # pointers and integers that are promised to be multiples of 16 (see divisor)
     grid: tuple[str, str, str] = ("1", "1", "1")
     options: Mapping[str, Any] = field(default_factory=dict)  # of the compiler, further: {"enable_fp_fusion": False}
+    divisor: int = 16  # what the integers in `divisible` are multiples of; addresses are always multiples of 16 bytes
