@@ -1,4 +1,4 @@
-"""From a decoder's output to pixels and the next level of the pyramid, in one pass. Formula: widefield_kernels/epilogue.py.
+"""Pixels and the next level of the pyramid in one pass. Formula: widefield_kernels/epilogue.py.
 
     u8   = clamp((x + 1) * 127.5) + 2^23, whose lowest byte is the number rounded half to even: float32 has no
            fractions from 2^23 on. Clamping before the rounding is the same, and leaves no product to fuse with a sum.
@@ -100,7 +100,7 @@ def _check(x: Tensor, bad: Tensor, out: Tensor, half: Tensor) -> None:
 
 
 def variants(capability: int) -> tuple[Variant, ...]:
-    """Three channels in the types that decoders run in: planes with aligned rows, and any. The same for every capability."""
+    """Three channels: planes whose rows begin at multiples of 16 bytes, and any. The same for every capability."""
     return tuple(_levels(dtype, aligned) for aligned, dtype in itertools.product((True, False), ("bf16", "fp32")))
 
 

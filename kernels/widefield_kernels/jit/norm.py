@@ -160,7 +160,7 @@ def rows_per_part_of(core_rows: int, block_r: int) -> int:
 
 def _collapsed(*tensors: Tensor) -> tuple[list[Tensor], tuple[int, int, int]]:
     """The same with rows that follow each other without a gap made one long row: few short blocks of columns."""
-    tiles, channels, rows, columns = tensors[0].shape
+    tiles, _, rows, columns = tensors[0].shape
     if any(t.stride(2) != columns * t.stride(3) for t in tensors):
         return list(tensors), (tiles, rows, columns)
     return [t.flatten(2).unsqueeze(2) for t in tensors], (tiles, 1, rows * columns)
