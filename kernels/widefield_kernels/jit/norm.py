@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from widefield_kernels.norm import Core
 
 # Channels, rows and columns of a block, by whether channels are what lies side by side.
-MOMENTS_BLOCKS = {True: (64, 4, 16), False: (1, 8, 256)}
+MOMENTS_BLOCKS = {True: (64, 2, 16), False: (1, 8, 256)}
 APPLY_BLOCKS = {True: (64, 64), False: (1, 2048)}  # channels and columns
 MOST_PARTS = 512  # into which a tile's core falls
 
