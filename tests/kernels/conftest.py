@@ -1,11 +1,19 @@
-"""Where kernels run: on the GPU that is there, else in Triton's interpreter, whose bfloat16 is mended first."""
+"""Where kernels run, a GPU or Triton's interpreter with bfloat16 mended; and kernels compiled for all architectures.
+
+The latter take minutes once and are kept in pytest's cache, where only what has changed is compiled again.
+"""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from house.places import ROOT
 from widefield_kernels.jit.interpreter import interpreted, repair
+from widefield_kernels.manifest import Manifest, read_manifest
 
 repair()
 
@@ -29,3 +37,37 @@ def one_thread():
 def compiling() -> dict[str, str]:
     """The environment of a process that compiles kernels: an interpreted process cannot."""
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+
+# Of attention, the widths that differ most in what they need; of everything else, everything.
+REPRESENTATIVE = ("attention.bf16.d64*", "attention.bf16.d512*", "blend.*", "noise.*", "norm.*", "epilogue.*")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(REPRESENTATIVE, id="some"), pytest.param(("*",), id="all", marks=pytest.mark.slow)],
+)
+def matrix_folder(request, compiling) -> Path:
+    """Kernels compiled for all architectures."""
+    folder = Path(request.config.cache.mkdir(f"kernels-{'all' if request.param == ('*',) else 'some'}"))
+    command = [
+        sys.executable,
+        "-m",
+        "widefield_kernels.jit.build",
+        "-o",
+        str(folder),
+        "--table",
+        "--only",
+        *request.param,
+    ]
+    environment = compiling | {"PYTHONPATH": str(ROOT / "kernels")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def matrix(matrix_folder) -> Manifest:
+    """What was found of them."""
+    return read_manifest(matrix_folder)

@@ -16,8 +16,9 @@ from widefield_kernels.manifest import Entry, KernelFault, Manifest, source_hash
 ENTRY = Entry(
     name="toy.bf16", capability=90, exact=True, module="norm", source=source_hash("norm"), key="k", file="toy.cubin",
     sha256="s", symbol="toy_kernel", arguments=(("x_ptr", "*bf16"), ("rows", "i32"), ("scale", "fp32"), ("row", "i64")),
-    hidden=2, constants={"BLOCK": 64}, divisible=("x_ptr", "row"), divisor=8, grid=("cdiv(rows, BLOCK)", "2 * rows", "1"),
-    num_warps=8, shared_nbytes=1024, registers=40, spill_nbytes=0, stack_nbytes=0,
+    hidden=2, constants={"BLOCK": 64}, divisible=("x_ptr", "row"), divisor=8,
+    grid=("cdiv(rows, BLOCK)", "2 * rows", "1"), num_warps=8,
+    shared_nbytes=1024, registers=40, spill_nbytes=0, stack_nbytes=0,
 )  # fmt: skip
 
 
@@ -102,9 +103,15 @@ def test_a_launch_has_the_bytes_that_the_code_reads():
 
 @pytest.mark.parametrize(
     ("kind", "value", "wanted"),
-    [("u64", 2**64 - 1, b"\xff" * 8), ("u8", 255, b"\xff"), ("i32", np.int64(7), struct.pack("<i", 7)),
-     ("fp64", 0.1, struct.pack("<d", 0.1)), ("u32", 2**32 - 2, struct.pack("<I", 2**32 - 2)), ("fp32", 3, struct.pack("<f", 3.0))],
-)  # fmt: skip
+    [
+        ("u64", 2**64 - 1, b"\xff" * 8),
+        ("u8", 255, b"\xff"),
+        ("i32", np.int64(7), struct.pack("<i", 7)),
+        ("fp64", 0.1, struct.pack("<d", 0.1)),
+        ("u32", 2**32 - 2, struct.pack("<I", 2**32 - 2)),
+        ("fp32", 3, struct.pack("<f", 3.0)),
+    ],
+)
 def test_numbers_keep_their_width(kind, value, wanted):
     entry = replace(ENTRY, arguments=(("n", kind),), hidden=0)
     (parameter,) = compiled.pack(entry, {"n": value})
@@ -127,7 +134,7 @@ def test_numbers_keep_their_width(kind, value, wanted):
 )
 def test_what_the_code_would_misread_is_refused(name, value, said):
     values = {"x_ptr": 0, "rows": 1, "scale": 1.0, "row": 8, name: value}
-    with pytest.raises(KernelFault, match="toy.bf16 found") as fault:
+    with pytest.raises(KernelFault, match=r"toy\.bf16 found") as fault:
         compiled.pack(ENTRY, values)
     assert said in str(fault.value)
 

@@ -1,7 +1,7 @@
 """Compile every kernel for every architecture, on a machine without a GPU.
 
     python -m widefield_kernels.jit.build              into kernels/widefield_kernels/compiled, with manifest.json
-        --only 'attention.*'                           forms of kernels whose name matches
+        --only 'norm.*' noise.fp32                     forms of kernels whose name matches
         --capabilities 90 120                          architectures
         -o FOLDER --table                              elsewhere; print registers and shared memory
 
@@ -49,7 +49,7 @@ class Job:
 def build(
     folder: Path = COMPILED,
     *,
-    only: str = "*",
+    only: Sequence[str] = ("*",),
     capabilities: Sequence[int] = CAPABILITIES,
     processes: int | None = None,
 ) -> tuple[Manifest, int]:
@@ -61,12 +61,13 @@ def build(
     held = _held(folder)
     context = multiprocessing.get_context("spawn")  # a fork would take over triton's threads
     count = processes or len(os.sched_getaffinity(0))
+    asked = [module for module in modules() if any(fnmatch(module, name.partition(".")[0]) for name in only)]
     with ProcessPoolExecutor(count, mp_context=context) as pool:
-        listed = pool.map(_jobs, modules(), [tuple(capabilities)] * len(modules()))
-        jobs = [job for some in listed for job in some if fnmatch(job.name, only)]
+        listed = pool.map(_jobs, asked, [tuple(capabilities)] * len(asked))
+        jobs = [job for some in listed for job in some if any(fnmatch(job.name, name) for name in only)]
         if not jobs:
             raise KernelFault(
-                f"no kernel is called {only!r}; wanted a pattern that fits one of {', '.join(modules())}.*"
+                f"no kernel is called {' or '.join(only)}; wanted a pattern that fits one of {', '.join(modules())}.*"
             )
         missing = [job for job in jobs if job.file not in held or held[job.file].key != job.key]
         made = pool.map(_compile, missing, [folder] * len(missing))
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. 1 for what can be said in a line."""
     parser = argparse.ArgumentParser(prog="python -m widefield_kernels.jit.build", description="Compile the kernels.")
     parser.add_argument("-o", "--output", type=Path, default=COMPILED, help="folder (%(default)s)")
-    parser.add_argument("--only", default="*", help="pattern of names (%(default)s)")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="patterns of names (all)")
     parser.add_argument("--capabilities", type=int, nargs="+", default=list(CAPABILITIES), choices=CAPABILITIES)
     parser.add_argument("--processes", type=int, help="how many at once (one for each core)")
     parser.add_argument("--table", action="store_true", help="print registers and shared memory")

@@ -38,13 +38,13 @@ class Compiled:
 
 
 def variants_of(module: str, capability: int) -> dict[str, Variant]:
-    """By their names, which are unique. KernelFault where one is not, or does not fit its kernel's parameters."""
+    """By their names, which begin with the module's. KernelFault for others, and for one that fits not its kernel."""
     found: dict[str, Variant] = {}
     for variant in importlib.import_module(f"widefield_kernels.jit.{module}").variants(capability):
         given, wanted = {*variant.signature, *variant.constants}, set(variant.function.arg_names)
         ordered = [name for name in variant.function.arg_names if name in variant.signature]
-        if variant.name in found:
-            raise KernelFault(f"two variants of jit/{module}.py are called {variant.name}; rename one")
+        if variant.name in found or variant.name.partition(".")[0] != module:
+            raise KernelFault(f"jit/{module}.py has a variant {variant.name}, wanted other names that begin {module}.")
         if given != wanted or set(variant.signature) & set(variant.constants) or ordered != list(variant.signature):
             raise KernelFault(
                 f"{variant.name} gives {[*variant.signature, *variant.constants]}, wanted each of "
