@@ -1,0 +1,49 @@
+"""How attention is cut into blocks, for each width and architecture: plain data. No triton here.
+
+A width is padded to a multiple of 16 and cut into powers of two, at most `chunk` wide, each with its own accumulator:
+40 = 32 + 16, 72 = 64 + 16, 112 = 64 + 32 + 16. The worst of the widths in use is 40, with 1.2 times the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WIDTHS = (32, 40, 64, 72, 80, 88, 96, 112, 128, 160, 256, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Queries and keys of a block, warps, stages of the pipeline, and the widest chunk."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    chunk: int = 256
+
+
+# By the largest padded width that the row serves; then by capability, where 0 stands for those not named.
+HALF: dict[int, dict[int, Config]] = {
+    64: {0: Config(128, 64, 4, 3)},
+    128: {0: Config(128, 64, 8, 2)},
+    160: {0: Config(64, 32, 4, 2)},
+    256: {0: Config(64, 32, 4, 2)},
+    512: {0: Config(32, 32, 8, 2), 90: Config(64, 32, 8, 2)},
+}
+SINGLE: dict[int, dict[int, Config]] = {
+    128: {0: Config(32, 32, 4, 1)},
+    256: {0: Config(32, 32, 8, 1)},
+    512: {0: Config(16, 16, 8, 1, 64)},
+}
+
+
+def padded(width: int) -> int:
+    """What a width costs."""
+    return -(-width // 16) * 16
+
+
+def config(width: int, *, half: bool, capability: int) -> Config:
+    """Of the smallest row that serves this width; KeyError past 512."""
+    table = HALF if half else SINGLE
+    by_capability = table[min(limit for limit in table if limit >= padded(width))]
+    return by_capability.get(capability, by_capability[0])
