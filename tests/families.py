@@ -112,7 +112,7 @@ def decode_floats(
     batch: int = 1,
 ) -> NDArray[np.float32]:
     """(channels, height, width) of the whole picture, tile by tile through the fused graphs, before quantisation."""
-    coder = TileCoder(bundle, component, source, summary, tile, batch, EngineOptions(engine))
+    coder = TileCoder(bundle, component, source, summary, tile, batch, EngineOptions(engine), interior_from=1)
     scale = component.output_scale
     out = np.full((component.output_channels, coder.height * scale, coder.width * scale), np.nan, np.float32)
     grid = Grid(coder.height, coder.width, scale, tile, scale * 64)

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from widefield_export.emit import CORE, INSIDE, MASK_LAYOUT, Walk
+from widefield_export.emit import CORE, INSIDE, MASK_LAYOUT, WHOLE, Walk
 from widefield_export.program import Layout, Margin, Op, Program, Site
 from widefield_export.segments import Segment
 
@@ -225,14 +225,16 @@ def write_segment(
     """The segment as one ONNX model. `offsets` gives each weight's first byte and length in `weights_file`.
 
     Inputs are the segment's, and `inside` (batch, 1, rows, columns) where `masked`; outputs are the segment's, and the
-    partial statistics of the measured sites called `site.INDEX.mean` and so on. `margins`: of its values, by default
-    those of the whole program.
+    partial statistics of the measured sites called `site.INDEX.mean` and so on. `margins`: of its values; results
+    then have none. By default those of the whole program.
     """
     backend = OnnxBackend(program)
     layouts = program.layouts()
     given = {name: name for name in segment.inputs}
     walk = Walk(program, backend, given, INSIDE if masked else None, CORE if steps is not None else None, margins)
     results = walk.run(segment)
+    if margins is not None:
+        results = {name: walk.at_margin(name, WHOLE) for name in results}
     for site in measured:
         found = walk.measure(site) if steps is None else walk.certify(site, steps[site.index])
         results |= {f"site.{site.index}.{key}": value for key, value in found.items()}

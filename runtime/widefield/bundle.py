@@ -73,6 +73,11 @@ class ValueSpec:
         sides["cells"] = sides["rows"] * sides["columns"]
         return tuple(axis if isinstance(axis, int) else sides[axis] for axis in self.axes)
 
+    def positions(self, rows: int, columns: int) -> int:
+        """How many of the picture's positions one tile's value covers."""
+        scale, extra = self.scale or 1, sum(self.margin)
+        return (rows * scale + extra) * (columns * scale + extra)
+
     def nbytes(self, batch: int, rows: int, columns: int) -> int:
         return 4 * math.prod(self.shape(batch, rows, columns))
 

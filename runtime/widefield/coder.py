@@ -18,16 +18,18 @@ from widefield.certificate import Certifier, is_certified
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.geometry import Region
 from widefield.summary import Summary
-from widefield.tiles import Source, core, gather, input_shapes, inside, is_border, size_in_cells
+from widefield.tiles import Source, core, gather, input_shapes, inside, interior_tiles, is_border, size_in_cells
 
 Array = NDArray[np.float32]
 Kind = Literal["interior", "border", "certified"]
+# A mask costs 3 % of a tile; opening and warming graphs without them costs each worker about a tile.
+FEWEST_INTERIOR = 64
 
 
 class TileCoder:
     """Tiles of one shape in, arrays (batch, channels, rows, columns) out. Safe to call from `engine.workers` threads.
 
-    Engines open when a tile first needs them: a picture without interior tiles never loads the interior graphs.
+    Engines open when a tile first needs them: a picture with few interior tiles never loads the interior graphs.
     """
 
     def __init__(
@@ -39,12 +41,15 @@ class TileCoder:
         tile: tuple[int, int],
         batch: int,
         options: EngineOptions,
+        *,
+        interior_from: int = FEWEST_INTERIOR,
     ) -> None:
         self.bundle, self.component, self.source, self.summary = bundle, component, source, summary
         self.tile, self.batch, self.options = tile, batch, options
         self.height, self.width = size_in_cells(component, source)
         self.certifier = Certifier(component, summary, self.height, self.width)
         self._certifies = any(site.kind == "norm" for site in component.sites)
+        self._has_interior = interior_tiles(component, tile, self.height, self.width) >= interior_from
         self.engine_seconds = 0.0
         self.calls = 0
         self._engines: dict[str, Engine] = {}
@@ -55,10 +60,12 @@ class TileCoder:
         self._certifying = threading.Lock()  # certified graphs take the most memory: one tile at a time
 
     def kind(self, tile: Region) -> Kind:
-        """Which graphs a tile runs through: a function of its place alone."""
+        """Which graphs a tile runs through: a function of its place and the picture's size."""
         if self._certifies and is_certified(tile, self.height, self.width):
             return "certified"
-        return "border" if is_border(self.component, tile, self.height, self.width) else "interior"
+        if self._has_interior and not is_border(self.component, tile, self.height, self.width):
+            return "interior"
+        return "border"
 
     def __call__(self, tiles: Sequence[Region], kept: Sequence[Region] | None = None) -> Array:
         """Up to `batch` tiles of one kind; a short batch is filled up and cut again.
@@ -143,7 +150,7 @@ class TileCoder:
     def _engine(self, kind: Kind, graph: GraphSpec) -> Engine:
         with self._lock:
             if graph.file not in self._engines:
-                shapes = input_shapes(self.component, graph.inputs, self.batch, *self.tile)
+                shapes = input_shapes(self.component, graph, self.batch, *self.tile)
                 parameters = self.summary.parameters(graph)
                 self._engines[graph.file] = open_engine(self.bundle.file(graph.file), shapes, parameters, self.options)
             engine = self._engines[graph.file]

@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.buffers import PlanRequest
 from widefield.bundle import Bundle
 from widefield.certificate import Certificate
 from widefield.coder import TileCoder
@@ -28,7 +29,7 @@ from widefield.errors import OverBudget, WidefieldError
 from widefield.geometry import Region
 from widefield.images import ImageSource, edge_padded
 from widefield.options import RunOptions
-from widefield.plan import Plan, PlanRequest, make_plan
+from widefield.plan import Plan, make_plan
 from widefield.render import Progress, batches
 from widefield.sinks import LatentSink, LatentsInMemory, create_latents
 from widefield.summary import Summary, load_summary

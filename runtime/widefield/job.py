@@ -12,13 +12,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.buffers import STORE_TILE_PX, PlanRequest, key_count
 from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
 from widefield.engine import EngineOptions
 from widefield.errors import BadRequest
 from widefield.geometry import Region
 from widefield.options import RunOptions
-from widefield.plan import STORE_TILE_PX, Plan, PlanRequest, key_count, make_plan
+from widefield.plan import Plan, make_plan
 from widefield.render import Grid
 from widefield.sources import LatentSource, check_finite
 from widefield.summary import Summary, load_summary

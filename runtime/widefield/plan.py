@@ -8,38 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from widefield.attend import block_nbytes
-from widefield.bundle import Bundle, Component, GraphSpec
+from widefield.buffers import (
+    MIB,
+    STORE_TILE_PX,
+    Buffer,
+    Method,
+    PlanRequest,
+    Setting,
+    measure_buffers,
+    measure_flops,
+    stream_buffers,
+)
+from widefield.bundle import Bundle, Component
+from widefield.coder import FEWEST_INTERIOR
 from widefield.errors import BadRequest, OverBudget
-from widefield.sampling import CELL, SWEEP_TILE, default_cells
-from widefield.store.spec import level_sizes
+from widefield.sampling import CELL, default_cells
+from widefield.tiles import interior_tiles
 
-Method = Literal["exact", "sampled"]
-MIB = 1 << 20
 EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
-STORE_TILE_PX = 512
-QUEUE_TILES = 8
-# What a backend takes, measured by bench/widefield_bench/memory.py: bytes for one of live activations, the same for
-# certified graphs (whose statistics the liveness in the bundle leaves out), and for one of weights, over all its
-# graphs; then libraries, code made at run time and thread pools. ONNX Runtime runs the sweep and attention in any case.
-ACTIVATIONS = {"ort": 1.15, "openvino": 1.10, "openvino bf16": 0.65}
-CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 2.15, "openvino bf16": 1.20}
-WEIGHTS = {"ort": 3.0, "openvino": 3.0}
-RUNTIME_NBYTES = {"ort": 64 * MIB, "openvino": 72 * MIB}
-WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
-
-
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """Bytes in one place during one pass: "measure", "stream", or both."""
-
-    name: str
-    place: Literal["host", "scratch", "store"]
-    during: Literal["measure", "stream", "both"]
-    nbytes: int
+# What a worker's first tile of a kind costs more than the next, in tiles: ONNX Runtime allocates every activation by
+# itself before it knows the pattern (3.6 against 1.6 s at 128 cells), OpenVINO compiles (0.6 s whatever the tile).
+FIRST_TILE = {"ort": 1.2, "openvino": 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +53,13 @@ class Plan:
     memory_nbytes: int
     buffers: tuple[Buffer, ...]
     flops: int
+    tile_flops: int
     overhead: float
     measure_flops: int
     written_nbytes: int
     tiles: int
+    kinds: int
+    backend: str
 
     def peak_nbytes(self, place: str = "host") -> int:
         """The larger of the two passes."""
@@ -98,23 +93,6 @@ class Plan:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """What a user may fix; None is for the plan to choose. `memory_nbytes` is above the idle process."""
-
-    memory_nbytes: int
-    tile: tuple[int, int] | None = None
-    batch: int = 1
-    workers: int | None = None
-    cores: int = 1
-    summary: Literal["auto", "exact", "sampled"] = "auto"
-    cells: int | None = None
-    backend: str = "ort"
-    precision: str = "f32"
-    source_nbytes: int = 0  # what the input holds in memory, as a picture that has to be decoded whole
-    bits_per_px: float = 2.94  # JPEG q90 of photographs: 2.2 at full size, and a third more for the pyramid
-
-
 def make_plan(bundle: Bundle, component: Component, height: int, width: int, request: PlanRequest) -> Plan:
     """The cheapest plan that fits; raises OverBudget with the smallest budget that would, BadRequest for nonsense."""
     if height < 1 or width < 1:
@@ -134,12 +112,16 @@ def make_plan(bundle: Bundle, component: Component, height: int, width: int, req
             f"{-(-largest.nbytes // MIB)} MiB); raise --memory to {need}MiB",
             smallest_nbytes=need * MIB,
         )
-    return min(fitting, key=lambda plan: (plan.overhead / _speed(plan), -plan.tile[0]))
+    return min(fitting, key=lambda plan: (cost(plan), -plan.tile[0]))
 
 
-def _speed(plan: Plan) -> float:
-    """Relative throughput of a plan's threads: one worker a core beats one worker on all, by about a tenth."""
-    return plan.workers * plan.threads * (1.0 if plan.threads == 1 else 0.9)
+def cost(plan: Plan) -> float:
+    """Relative time: the tiles of one worker, and what the first of each kind costs more.
+
+    One worker a core beats one worker on all, by about a tenth.
+    """
+    turns = -(-plan.tiles // plan.workers) + plan.kinds * FIRST_TILE[plan.backend]
+    return turns * plan.tile_flops / plan.threads / (1.0 if plan.threads == 1 else 0.9)
 
 
 def _choices(
@@ -174,24 +156,31 @@ def _plan(
     scale = max(component.output_scale, component.input_scale)
     method = choose_method(component, height, width, request.summary)
     cells = request.cells or default_cells(height, width)
+    setting = Setting(bundle, component, height, width, request, tile, workers, threads, method, cells)
     tiles = -(-height // rows) * -(-width // columns)
-    attention = _attention_flops(component, rows, columns, method, height, width) * tiles
-    buffers = _stream_buffers(bundle, component, request, tile, workers, method, height, width)
-    sweep_batch, held, measured = _measure_buffers(
-        bundle, component, request, workers, method, cells, height, width, buffers
-    )
-    sweep_tile, sweep_count = (
-        (CELL, cells) if method == "sampled" else (SWEEP_TILE, -(-height // SWEEP_TILE) * -(-width // SWEEP_TILE))
-    )
+    stream = stream_buffers(setting)
+    batch, held, measured = measure_buffers(setting, stream)
+    convolutions = component.flops(rows, columns)
+    each = convolutions + _attention_flops(setting)
     return Plan(
         component.name, height, width, scale, tile, request.batch, workers, threads, method, cells,
-        sweep_batch, held, request.memory_nbytes, tuple(buffers + measured),
-        flops=component.flops(rows, columns) * tiles + attention,
-        overhead=component.flops(rows, columns) * tiles / max(1, component.flops_per_cell * height * width),
-        measure_flops=component.flops(sweep_tile, sweep_tile) * sweep_count if component.sites else 0,
+        batch, held, request.memory_nbytes, tuple(stream + measured),
+        flops=each * tiles,
+        tile_flops=each,
+        overhead=convolutions * tiles / max(1, component.flops_per_cell * height * width),
+        measure_flops=measure_flops(setting) if component.sites else 0,
         written_nbytes=_written(component, height, width, request.bits_per_px),
         tiles=tiles,
+        kinds=_kinds(component, tile, height, width),
+        backend=request.backend,
     )  # fmt: skip
+
+
+def _kinds(component: Component, tile: tuple[int, int], height: int, width: int) -> int:
+    """How many kinds of fused graphs a picture needs: border, interior, certified."""
+    interior = interior_tiles(component, tile, height, width) >= FEWEST_INTERIOR
+    certified = any(site.kind == "norm" for site in component.sites)
+    return 1 + interior + certified
 
 
 def choose_method(component: Component, height: int, width: int, asked: str) -> Method:
@@ -205,166 +194,13 @@ def choose_method(component: Component, height: int, width: int, asked: str) -> 
     return "sampled" if asked == "sampled" or dear else "exact"
 
 
-def key_count(component: Component, method: Method, height: int, width: int) -> int:
-    """Tokens that each attention keeps."""
-    if not component.attentions:
-        return 0
-    tokens = height * width * component.attentions[0].scale ** 2
-    return tokens if method == "exact" else min(component.keys, tokens)
-
-
-def _attention_flops(component: Component, rows: int, columns: int, method: Method, height: int, width: int) -> int:
-    keys = key_count(component, method, height, width)
-    total = 0
-    for site in component.attentions:
-        queries = component.values[site.query].shape(1, rows, columns)[1]
-        total += 4 * queries * keys * site.width
-    return total
-
-
-def _graph_nbytes(graphs: tuple[GraphSpec, ...], batch: int, rows: int, columns: int) -> int:
-    return max((graph.peak_nbytes(batch, rows, columns) for graph in graphs), default=0)
-
-
-def _blocked(component: Component) -> float:
-    """How much larger values become where an engine keeps channels in blocks of 16: the most among those that cross
-    stages. 1 for widths that are multiples of 16, as trained networks have them."""
-    inner = [v for name, v in component.values.items() if name not in (component.input, component.output)]
-    images = [v.channels for v in inner if {"rows", "columns"} <= set(v.axes)]
-    return max((-(-channels // 16) * 16 / channels for channels in images), default=1.0)
-
-
-def _activations(component: Component, request: PlanRequest, tile: tuple[int, int], workers: int) -> int:
-    """Bytes of all workers' activations at most: one makes a certified tile (`TileCoder` sees to that), the others not.
-
-    ONNX Runtime keeps none between two tiles. OpenVINO keeps them for every worker that has run a kind of graph, until
-    nobody runs that kind: with `workers` past two, interior and border ones may both be there, some of them idle.
-    """
-    plain, certified = (
-        max(_graph_nbytes(g, request.batch, *tile) for g in graphs)
-        for graphs in ((component.interior, component.border), (component.certified,))
+def _attention_flops(setting: Setting) -> int:
+    """Of one tile."""
+    values = setting.component.values
+    return sum(
+        4 * values[site.query].positions(*setting.tile) * setting.keys * site.width
+        for site in setting.component.attentions
     )
-    kind = request.backend if request.precision == "f32" else f"{request.backend} {request.precision}"
-    if request.backend == "ort":
-        plain, certified = (int(nbytes * _blocked(component)) for nbytes in (plain, certified))
-    each = int(plain * ACTIVATIONS[kind])
-    certifies = any(site.kind == "norm" for site in component.sites)
-    one = int(certified * CERTIFIED_ACTIVATIONS[kind]) if certifies else each
-    others = workers - 1 if request.backend == "ort" or workers == 1 else workers + max(0, workers - 2)
-    return others * each + one
-
-
-def _stream_buffers(
-    bundle: Bundle,
-    component: Component,
-    request: PlanRequest,
-    tile: tuple[int, int],
-    workers: int,
-    method: Method,
-    height: int,
-    width: int,
-) -> list[Buffer]:
-    rows, columns = tile
-    batch = request.batch
-    between = {v for g in component.border for v in (*g.inputs, *g.outputs)} & set(component.values)
-    ends = sum(component.values[v].nbytes(batch, rows, columns) for v in between)
-    keys = key_count(component, method, height, width)
-    width_ = component.attentions[0].width if component.attentions else 0
-    queries = max((component.values[s.query].shape(1, rows, columns)[1] for s in component.attentions), default=0)
-    tile_px = STORE_TILE_PX**2 * 3
-    block_px = (
-        max(STORE_TILE_PX, rows * component.output_scale) * max(STORE_TILE_PX, columns * component.output_scale) * 3
-    )
-    levels = len(level_sizes(width * component.output_scale, height * component.output_scale, STORE_TILE_PX))
-    buffers = [
-        Buffer("engine runtime", "host", "both", RUNTIME_NBYTES["ort"]),
-        Buffer("workers' heaps", "host", "both", WORKER_NBYTES["ort"] * workers),
-        Buffer("weights", "host", "both", int(bundle.weights_nbytes * WEIGHTS[request.backend])),
-        Buffer("activations", "host", "stream", _activations(component, request, tile, workers)),
-        Buffer("tiles in and out", "host", "stream", ends * workers),
-    ]
-    if request.backend != "ort":
-        more = RUNTIME_NBYTES[request.backend] + WORKER_NBYTES[request.backend] * workers
-        buffers.append(Buffer(f"{request.backend} and its graphs", "host", "stream", more))
-    if component.attentions:
-        buffers += [
-            Buffer("attention keys", "host", "both", 4 * keys * width_),
-            Buffer("attention blocks", "host", "stream", block_nbytes(batch * queries, keys, width_) * workers),
-        ]
-    if request.source_nbytes:
-        buffers.append(Buffer("picture read", "host", "both", request.source_nbytes))
-    if component.name == "decoder":
-        buffers += [
-            Buffer("blocks of pixels", "host", "stream", block_px * workers),
-            Buffer("encode queue", "host", "stream", (QUEUE_TILES + 4) * tile_px),
-            Buffer("pyramid tiles", "host", "stream", min(levels, 3) * tile_px),
-        ]
-    return buffers
-
-
-def _measure_buffers(
-    bundle: Bundle,
-    component: Component,
-    request: PlanRequest,
-    workers: int,
-    method: Method,
-    cells: int,
-    height: int,
-    width: int,
-    stream: list[Buffer],
-) -> tuple[int, int, list[Buffer]]:
-    """(tiles a call, bytes that may be held in memory, buffers) of the sweep."""
-    if not component.sites:
-        return 1, 0, []
-    if method == "sampled":
-        rows, columns, count, batch = CELL, CELL, cells, 4
-    else:
-        rows, columns = min(SWEEP_TILE, height), min(SWEEP_TILE, width)
-        count, batch = -(-height // rows) * -(-width // columns), 1
-    factor = CERTIFIED_ACTIVATIONS["ort"] * _blocked(component)
-    each = max(
-        int(_graph_nbytes((g,), batch, rows, columns) * factor) + _ends(component, g, batch, rows, columns)
-        for g in component.sweep
-    )
-    buffers = [Buffer("sweep activations", "host", "measure", each * workers)]
-    for site in component.attentions:  # an exact sweep's tokens become its keys; they are copied once, to be saved
-        tokens = 4 * count * site.width * rows * columns * site.scale**2
-        queries = batch * component.values[site.query].shape(1, rows, columns)[1]
-        blocks = block_nbytes(queries, key_count(component, method, height, width), site.width) * workers
-        buffers += [
-            Buffer("tokens to choose keys from", "host", "measure", tokens),
-            Buffer("sweep attention blocks", "host", "measure", blocks),
-        ]
-    held = _held_nbytes(component, count, rows, columns)
-    others = sum(b.nbytes for b in (*stream, *buffers) if b.place == "host" and b.during in ("both", "measure"))
-    in_memory = max(0, min(held, request.memory_nbytes - others - 8 * MIB))
-    buffers.append(Buffer("values between stages", "host", "measure", in_memory))
-    buffers.append(Buffer("values between stages", "scratch", "measure", held - in_memory))
-    return batch, in_memory, buffers
-
-
-def _ends(component: Component, graph: GraphSpec, batch: int, rows: int, columns: int) -> int:
-    """What goes in and out of one call of a sweep's graph; it may have come from a file."""
-    names = [n for n in (*graph.inputs, *graph.outputs) if n in component.values]
-    return sum(component.values[n].nbytes(batch, rows, columns) for n in names)
-
-
-def _held_nbytes(component: Component, count: int, rows: int, columns: int) -> int:
-    """Peak bytes of what lives between two stages, over all tiles."""
-    alive: dict[str, int] = {}
-    peak = 0
-    for index, graph in enumerate(component.sweep[:-1]):
-        later = {n for g in component.sweep[index + 1 :] for n in g.inputs}
-        queries = {s.query for s in component.sites[index:] if s.kind == "attention"}
-        for name in graph.outputs:
-            if not name.startswith("site."):
-                alive[name] = component.values[name].nbytes(count, rows, columns)
-        site = component.sites[index]
-        if site.kind == "attention":
-            alive[site.result] = component.values[site.query].nbytes(count, rows, columns)
-        peak = max(peak, sum(alive.values()))
-        alive = {n: b for n, b in alive.items() if n in later | queries}
-    return peak
 
 
 def _written(component: Component, height: int, width: int, bits_per_px: float) -> int:

@@ -14,12 +14,13 @@ from typing import Any, cast
 import numpy as np
 
 from widefield import __version__
+from widefield.buffers import STORE_TILE_PX
 from widefield.certificate import NOTHING, Certificate
 from widefield.coder import TileCoder
 from widefield.errors import StoreError
 from widefield.job import DecodeJob, Talk, grid_of
 from widefield.options import RunOptions
-from widefield.plan import STORE_TILE_PX, Plan
+from widefield.plan import Plan
 from widefield.render import Progress, stream
 from widefield.store import PyramidWriter, Store, StoreSpec, create_or_resume, default_codec, open_store
 

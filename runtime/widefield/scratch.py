@@ -73,16 +73,31 @@ class HeldArray:
         """Tiles start..stop."""
         if self._array is not None:
             return self._array[start:stop]
-        assert self._file is not None
         tiles = np.empty((stop - start, *self.shape[1:]), np.float32)
-        view = tiles.data.cast("B")
-        at = start * self.tile_nbytes
+        self._read(tiles, start * self.tile_nbytes)
+        return tiles
+
+    def load_rows(self, tile: int, outer: int, rows: int, start: int, stop: int) -> Array:
+        """(outer, stop - start, ...) of one tile that is (outer, rows, ...): some of its rows, no others read."""
+        if self._array is not None:
+            view: Array = self._array[tile].reshape(outer, rows, -1)[:, start:stop]
+            return view
+        if (start, stop) == (0, rows):
+            return self.load(tile, tile + 1).reshape(outer, rows, -1)
+        row_nbytes = self.tile_nbytes // (outer * rows)
+        lines = np.empty((outer, stop - start, row_nbytes // 4), np.float32)
+        for index in range(outer):
+            self._read(lines[index], tile * self.tile_nbytes + (index * rows + start) * row_nbytes)
+        return lines
+
+    def _read(self, into: Array, at: int) -> None:
+        assert self._file is not None
+        view = into.data.cast("B")
         while view:
             got = os.preadv(self._file, [view], at)
             if got == 0:
                 raise OSError(f"scratch file ends at byte {at}")
             at, view = at + got, view[got:]
-        return tiles
 
     def close(self) -> None:
         """Give the memory or the file back; calling it twice is harmless."""

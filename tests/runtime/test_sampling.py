@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import widefield
 from widefield.geometry import Region, morton_order
-from widefield.sampling import CELL, default_cells, exact_tiles, spread_tokens, stratified_cells
+from widefield.sampling import (
+    CELL,
+    default_cells,
+    exact_tiles,
+    plane_stages,
+    spread_places,
+    spread_tokens,
+    stages,
+    stratified_cells,
+)
 
 
 @given(st.integers(1, 150), st.integers(1, 150))
@@ -19,7 +29,7 @@ def test_exact_tiles_cover_every_cell_once(height, width):
     assert (count == 1).all()
 
 
-@given(st.integers(8, 300), st.integers(8, 300), st.integers(1, 200), st.integers(0, 2**40))
+@given(st.integers(CELL, 300), st.integers(CELL, 300), st.integers(1, 200), st.integers(0, 2**40))
 def test_sampled_squares_lie_inside_and_never_overlap(height, width, count, seed):
     count_map = np.zeros((height, width), int)
     cells = stratified_cells(height, width, count, seed)
@@ -67,3 +77,23 @@ def test_morton_order_visits_every_tile_once_and_quadrants_whole(rows, columns):
     assert sorted(seen) == [(y, x) for y in range(rows) for x in range(columns)]
     key = [sum(((y >> b & 1) << 2 * b + 1) | ((x >> b & 1) << 2 * b) for b in range(8)) for y, x in seen]
     assert key == sorted(key)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 3000), st.integers(0, 9))
+def test_chosen_places_are_distinct_and_in_every_stratum(height, width, keep, seed):
+    places = spread_places(height, width, keep, seed)
+    assert (np.diff(places) > 0).all()
+    assert places[0] >= 0 and places[-1] < height * width
+    assert len(places) == height * width if keep >= height * width else len(places) <= 1.5 * keep + max(height, width)
+    if keep < height * width and min(height, width) >= 8:
+        y, x = np.divmod(places, width)
+        assert np.diff(np.unique(y)).max(initial=0) <= 2 * -(-height // round((keep * height / width) ** 0.5 or 1))
+        assert len(np.unique(x)) > 1 or keep < 4
+
+
+def test_early_stages_run_over_the_picture_while_that_is_cheaper():
+    decoder = widefield.open().bundle.decoder
+    found = [plane_stages(decoder, side, side, default_cells(side, side), decoder.keys) for side in (64, 256, 512, 4096)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == len(decoder.sites) and found[1] > 0 and found[-1] == 0
+    assert stages(decoder, 4096, 4096, "exact") == (len(decoder.sites), 0, None)

@@ -106,7 +106,7 @@ RUN: dict[str, Callable[[Any], Any]] = {
     ),
     "cells": option(
         "--cells", type=click.IntRange(1), metavar="N", section="Summary",
-        help="Squares of 8 x 8 latents in a sample (256 to 1024, by the picture's size).",
+        help="Squares of 4 x 4 latents in a sample (256 to 1024, by the picture's size).",
     ),
     "seed": option(
         "--seed", type=click.IntRange(0), metavar="N", section="Summary",

@@ -44,7 +44,8 @@ def plan(path: Path | None, size: tuple[int, int], bundle: Path | None, as_json:
 
 def plan_of_size(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> Plan:
     """The decoder's plan for (width, height) pixels, rounded up to whole latents."""
-    from widefield.plan import PlanRequest, make_plan
+    from widefield.buffers import PlanRequest
+    from widefield.plan import make_plan
 
     summary: Any = options.summary if options.summary in ("auto", "exact", "sampled") else "sampled"
     request = PlanRequest(
@@ -81,7 +82,7 @@ def _passes(bundle: Bundle, answer: Plan) -> str:
     share = answer.measure_flops / max(1, answer.flops)
     if not bundle.decoder.sites:
         return "one, the picture"
-    how = "all of the picture" if answer.method == "exact" else f"{answer.cells} squares of 8 x 8 latents"
+    how = "all of the picture" if answer.method == "exact" else f"{answer.cells} squares of 4 x 4 latents"
     return f"measure {how} ({share:.2%} of the operations), then make the picture"
 
 
