@@ -9,7 +9,8 @@
 
 A product of integers makes v positive, and v_i and v_(n-1-i) the same bits. As windows form a grid, the sum over them
 of v_y v_x is the product of the sums: weights need the grid alone, and add up to one to rounding. Where a single window
-covers a cell its weight is exactly one, and this is the sampler's plain step. What has a coefficient of 0 is not read.
+covers a cell its weight is exactly one, and this is the sampler's plain step. x, n and h are not read where their
+coefficients are 0.
 
 Shapes   windows: (windows of the region, channels, rows, columns of a window); all else: (channels, rows, columns) of
          the region. float32 inside, or float64 if the windows are; one rounding on the way out. Memory: two regions.

@@ -49,7 +49,7 @@ TAIL_SHIFT, TAIL = 4.125, (
     -7.167618605308235e-05, 0.0003032804233953357, -0.0005552731454372406, 0.000876980775501579,
     -0.0019059221958741546, 0.0036528671626001596, 1.185539960861206, 4.623493194580078,
 )  # fmt: skip
-_BLOCK = 32768  # counters at a time: what they need stays in a core's second cache
+_BLOCK = 32768  # counters at a time: the fastest of 4096 to 65536 that were tried
 
 
 class Draw(NamedTuple):

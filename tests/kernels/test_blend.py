@@ -14,7 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import widefield_kernels
-from widefield_kernels.blend import BLEND, Row, blend_reference, gather_reference, hann_reference
+from widefield_kernels.blend import (
+    BLEND,
+    Row,
+    blend_reference,
+    gather_reference,
+    hann_reference,
+    is_aligned,
+    launch_numbers,
+)
 from widefield_kernels.jit.blend import blend, variants
 from widefield_kernels.noise import Draw, normal_reference
 from widefield_kernels.windows import WindowGrid
@@ -199,9 +207,9 @@ def run(case, device, dtype=torch.float32, model=None, row=FULL, channels=2):
 def padded(tensor, rows, device):
     """The same values, as a view of something with more rows and columns that hold NaN."""
     *outer, height, width = tensor.shape
-    room = torch.full((*outer, height + rows, width + 2 * rows), torch.nan, dtype=tensor.dtype, device=device)
-    room[..., 1 : height + 1, rows : rows + width] = tensor.to(device)
-    return room[..., 1 : height + 1, rows : rows + width]
+    room = torch.full((*outer, height + rows, width + 16 * rows), torch.nan, dtype=tensor.dtype, device=device)
+    room[..., 1 : height + 1, 8 * rows : 8 * rows + width] = tensor.to(device)
+    return room[..., 1 : height + 1, 8 * rows : 8 * rows + width]
 
 
 def formula(grid, region, windows, x, history, row=FULL):
@@ -215,6 +223,14 @@ def test_kernel_gives_the_same_bits_as_the_formula_in_float32(case, device):
     want, want_kept = formula(grid, region, *(tensor.numpy() for tensor in tensors))
     np.testing.assert_array_equal(out.numpy(), want)
     np.testing.assert_array_equal(kept.numpy(), want_kept)
+
+
+def test_columns_in_eights_are_told_from_others():
+    def aligned(case: str, stride: int) -> bool:
+        grid, region = CASES[case]
+        return is_aligned(launch_numbers(grid, region, 2, BLEND, None), (stride, 800))
+
+    assert aligned("aligned", 264) and not aligned("aligned", 260) and not aligned("corners", 264)
 
 
 @pytest.mark.parametrize(("dtype", "model"), [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "bf16")])
@@ -277,18 +293,16 @@ def test_offsets_beyond_two_to_the_31(device, tmp_path):
         far = torch.from_numpy(np.memmap(tmp_path / "sparse", np.float16, "w+", shape=(elements,)))
     else:
         far = torch.empty(elements, dtype=torch.float16, device=device)
-    grid, region = WindowGrid((9, 30), (9, 20), (9, 10)), (0, 0, 9, 30)
-    values = windows_of(grid, region, 1).astype(np.float16)
-    windows = far.as_strided((2, 1, 9, 20), (2**31, 2**31, 20, 1))
-    out = far.as_strided((1, 9, 30), (2**31, 30, 1), 2**31 + 1024)
-    windows.copy_(torch.from_numpy(values))
-    blend(grid, region, windows, out)
-    np.testing.assert_array_equal(out.cpu().numpy(), blend_reference(grid, region, values))
-    channels = np.concatenate([values, values * np.float16(0.5)], 1)
-    windows = torch.from_numpy(channels).to(device)
-    out = far.as_strided((2, 9, 30), (2**31, 30, 1), 1024)
-    blend(grid, region, windows, out)
-    np.testing.assert_array_equal(out.cpu().numpy(), blend_reference(grid, region, channels))
+    grid, region = WindowGrid((9, 40), (9, 20), (9, 10)), (0, 0, 9, 40)
+    values = windows_of(grid, region, 3).astype(np.float16)
+    slots_apart = far.as_strided((3, 3, 9, 20), (2**30, 180, 20, 1), 128)
+    channels_apart = far.as_strided((3, 3, 9, 20), (180, 2**30, 20, 1), 1024)
+    rows_apart = far.as_strided((3, 9, 40), (2**10, 2**28, 1))
+    planes_apart = far.as_strided((3, 9, 40), (2**30, 40, 1), 3072)
+    for windows, out in ((slots_apart, rows_apart), (channels_apart, planes_apart)):
+        windows.copy_(torch.from_numpy(values))
+        blend(grid, region, windows, out)
+        np.testing.assert_array_equal(out.cpu().numpy(), blend_reference(grid, region, values))
 
 
 def test_the_launcher_refuses_what_it_does_not_support():
