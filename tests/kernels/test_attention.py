@@ -21,6 +21,7 @@ from widefield_kernels.attention import (
     merge_reference,
     page_reference,
 )
+from widefield_kernels.jit.attention import attention
 
 
 def uneven(rng, *shape):
@@ -162,16 +163,26 @@ def absorbed(module, tokens, attend):
     return (attended @ wv.T + bv) @ wo.T + bo
 
 
-@pytest.mark.parametrize("width", [32, 512])
-def test_absorbed_query_equals_the_mid_block_attention_of_diffusers(width):
+def by_kernel(device):
+    """attend_reference's job, done by the kernel."""
+
+    def attend(q, x):
+        q, x = (torch.from_numpy(np.ascontiguousarray(a)).to(device)[None, None] for a in (q, x))
+        return attention(q, x, scale=1.0)[0, 0].cpu().numpy()
+
+    return attend
+
+
+@pytest.mark.parametrize(("width", "kernel"), [(64, False), (512, False), (64, True), (512, True)])
+def test_absorbed_query_equals_the_mid_block_attention_of_diffusers(width, kernel, device):
     torch.manual_seed(0)
     module = DiffusersAttention(
         width, heads=1, dim_head=width, norm_num_groups=32, eps=1e-6, bias=True, residual_connection=True,
         upcast_softmax=True, _from_deprecated_attn_block=True,
     ).eval()  # fmt: skip
     with torch.no_grad():
-        x = torch.randn(1, width, 7, 11)
+        x = torch.randn(1, width, 5, 7)
         truth = module(x)
         tokens = module.group_norm(x).flatten(2)[0].T.numpy()
-        found = absorbed(module, tokens, attend_reference)
-    np.testing.assert_allclose(found.T.reshape(1, width, 7, 11) + x.numpy(), truth.numpy(), atol=1e-5)
+        found = absorbed(module, tokens, by_kernel(device) if kernel else attend_reference)
+    np.testing.assert_allclose(found.T.reshape(x.shape) + x.numpy(), truth.numpy(), atol=1e-5, rtol=0)

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from widefield_kernels.attention import attention_reference
-from widefield_kernels.jit.attention import State, attention, page, variants
-from widefield_kernels.jit.attention_table import WIDTHS, Config, padded
-from widefield_kernels.jit.variant import CAPABILITIES
+from widefield_kernels.jit.attention import State, attention, page
+from widefield_kernels.jit.attention_table import WIDTHS, Config
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SMALL = Config(16, 16, 4, 2, 64)  # blocks for tests of many pages
@@ -188,14 +187,3 @@ def test_refuses_what_it_cannot_do(given, wanted):
     arguments = {"q": one(1, 1, 4, 32), "k": one(1, 1, 4, 32), "scale": 1.0} | given
     with pytest.raises(ValueError, match=wanted):
         attention(**arguments)
-
-
-def test_no_width_is_padded_by_more_than_a_third():
-    assert max(padded(width) / width for width in WIDTHS) <= 1.35
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_variants_are_few_and_named_once(capability):
-    names = [variant.name for variant in variants(capability)]
-    assert len(set(names)) == len(names) <= 16
-    assert {"attention.bf16.d512.kv.page", "attention.fp16.d512.kv", "attention.bf16.d64"} <= set(names)

@@ -95,7 +95,7 @@ def _launch(
         return
     if blocks is None:
         major, minor = torch.cuda.get_device_capability(q.device) if q.is_cuda else (0, 0)
-        blocks = config(width, half=q.element_size() == 2, capability=10 * major + minor)
+        blocks = config(width, half=q.element_size() == 2, shared=v is None, capability=10 * major + minor)
     values, result = k if v is None else v, q if out is None else out
     carried = (state.m, state.l, state.o) if state else (torch.empty(0, device=q.device),) * 3
     tensors = (q, k, values, result)
@@ -153,27 +153,28 @@ def _overlaps(x: Tensor) -> bool:
 
 
 def variants(capability: int) -> tuple[Variant, ...]:
-    """Keys that are their own values at 512, a page and the last page; separate values at 64 and 128.
+    """What the runtime uses: keys that are their own values at 512, page and last page; others at 64 and 128."""
+    dtypes = ("bf16", "fp16", "fp32")
+    wide = [variant(dtype, 512, capability, shared=True, writes=writes) for dtype in dtypes for writes in (False, True)]
+    return (*wide, *(variant("bf16", width, capability, shared=False, writes=False) for width in (64, 128)))
 
-    Rows, heads and batches start at multiples of 16 bytes.
+
+def variant(dtype: str, width: int, capability: int, *, shared: bool, writes: bool) -> Variant:
+    """One form: `shared` where keys are their own values, `writes` where the state is the result and not `out`.
+
+    All strides are multiples of 16 bytes, all pointers too. What a form does not use may be any pointer: without
+    `writes` and `reads` m, l and o, with `writes` out; where shared, v and its strides are those of k.
     """
-    wide = [
-        _variant(dtype, 512, True, writes, capability) for dtype in ("bf16", "fp16", "fp32") for writes in (False, True)
-    ]
-    return (*wide, *(_variant("bf16", width, False, False, capability) for width in (64, 128)))
-
-
-def _variant(dtype: str, width: int, shared: bool, writes: bool, capability: int) -> Variant:
-    blocks = config(width, half=dtype != "fp32", capability=capability)
+    blocks = config(width, half=dtype != "fp32", shared=shared, capability=capability)
     pointers = {f"{name}_ptr": f"*{dtype}" for name in ("q", "k", "v", "out")}
     states = {f"{name}_ptr": "*fp32" for name in ("m", "l", "o")}
-    counts = dict.fromkeys(COUNTS, "i32")
+    numbers = (
+        dict.fromkeys(STRIDES, "i64") | dict.fromkeys(COUNTS, "i32") | dict.fromkeys(("scale", "constant"), "fp32")
+    )
     return Variant(
         name=f"attention.{dtype}.d{width}{'.kv' if shared else ''}{'.page' if writes else ''}",
         function=attention_kernel,
-        signature={
-            **pointers, **states, **dict.fromkeys(STRIDES, "i64"), **counts, "scale": "fp32", "constant": "fp32",
-        },
+        signature={**pointers, **states, **numbers},
         constants={
             "WIDTH": width, "CHUNK": blocks.chunk, "SHARED": shared, "WRITES": writes,
             "ALIGN": 4 if dtype == "fp32" else 8, "BLOCK_M": blocks.queries, "BLOCK_N": blocks.keys,

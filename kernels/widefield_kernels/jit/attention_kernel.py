@@ -99,28 +99,29 @@ def attention_kernel(
     """
     SIZES: tl.constexpr = chunks_of(WIDTH, CHUNK)
     STARTS: tl.constexpr = starts_of(SIZES)
+    first = tl.program_id(0) * BLOCK_M
     head = tl.program_id(1).to(tl.int64)
     batch = tl.program_id(2).to(tl.int64)
-    row = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
-    at = (batch * heads + head) * queries + row
-    seen = row < queries * reads
-    q_ptr += _aligned(batch * q_batch + head * q_head, ALIGN)
+    row = tl.arange(0, BLOCK_M)
+    seen = row < queries * reads - first
+    at = (batch * heads + head) * queries + first
+    q_row, k_row, v_row = _aligned(q_row, ALIGN), _aligned(k_row, ALIGN), _aligned(v_row, ALIGN)
+    q_ptr += _aligned(batch * q_batch + head * q_head, ALIGN) + first * q_row
     k_ptr += _aligned(batch * k_batch + head * k_head, ALIGN)
     v_ptr += _aligned(batch * v_batch + head * v_head, ALIGN)
-    q_row, k_row, v_row = _aligned(q_row, ALIGN), _aligned(k_row, ALIGN), _aligned(v_row, ALIGN)
     q = ()
     acc = ()
     for i in tl.static_range(len(SIZES)):
-        rows = tl.minimum(row, queries - 1)
+        rows = tl.minimum(row, queries - 1 - first).to(tl.int64)
         q = q + (_load(q_ptr, rows, q_row, STARTS[i], SIZES[i], WIDTH),)  # noqa: RUF005
         column = STARTS[i] + tl.arange(0, SIZES[i])
-        o_at = o_ptr + at[:, None] * WIDTH + column[None, :]
+        o_at = o_ptr + at * WIDTH + (row * WIDTH)[:, None] + column[None, :]
         acc = acc + (tl.load(o_at, mask=seen[:, None] & (column < WIDTH)[None, :], other=0.0),)  # noqa: RUF005
-    most = tl.load(m_ptr + at, mask=seen, other=float("-inf"))
-    sums = tl.load(l_ptr + at, mask=seen, other=0.0)
+    most = tl.load(m_ptr + at + row, mask=seen, other=float("-inf"))
+    sums = tl.load(l_ptr + at + row, mask=seen, other=0.0)
     scale *= 1.4426950408889634  # log2 e, spelt out: the interpreter knows no module constants
     constant *= 1.4426950408889634
-    PEEL: tl.constexpr = WIDTH <= 160
+    PEEL: tl.constexpr = (WIDTH <= 160) & (q_ptr.dtype.element_ty.primitive_bitwidth == 16)
     whole = 0
     if PEEL:  # a comparison for each score is dear where a score is cheap
         whole = keys // BLOCK_N * BLOCK_N
@@ -140,26 +141,28 @@ def attention_kernel(
                 q, acc, most, sums, k_ptr, v_ptr, k_row, v_row, start, keys, scale, constant,
                 WIDTH, CHUNK, SHARED, True, BLOCK_M, BLOCK_N,
             )  # fmt: skip
-    # Everything about rows is computed anew, from values the compiler cannot know to be the same: kept, it would spill.
-    zero = tl.minimum(keys, 0)
+    # Where rows lie is computed anew, from a value that the compiler cannot know to be the same: kept, it would spill.
+    zero = 0 if WRITES else tl.minimum(keys, 0)
+    first = (tl.program_id(0) + zero) * BLOCK_M
     head = (tl.program_id(1) + zero).to(tl.int64)
     batch = (tl.program_id(2) + zero).to(tl.int64)
-    row = ((tl.program_id(0) + zero) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
-    inside = row < queries
+    inside = row < queries - first
     if WRITES:
-        at = (batch * heads + head) * queries + row
-        tl.store(m_ptr + at, most, mask=inside)
-        tl.store(l_ptr + at, sums, mask=inside)
+        at = (batch * heads + head) * queries + first
         for i in tl.static_range(len(SIZES)):
             column = STARTS[i] + tl.arange(0, SIZES[i])
             mask = inside[:, None] & (column < WIDTH)[None, :]
-            tl.store(o_ptr + at[:, None] * WIDTH + column[None, :], acc[i], mask=mask)
+            tl.store(o_ptr + at * WIDTH + (row * WIDTH)[:, None] + column[None, :], acc[i], mask=mask)
+        tl.store(m_ptr + at + row, most, mask=inside)
+        tl.store(l_ptr + at + row, sums, mask=inside)
     else:
         share = 1.0 / tl.where(sums > 0, sums, 1.0)  # where there is no weight, acc is 0
-        out_ptr += _aligned(batch * out_batch + head * out_head, ALIGN)
         out_row = _aligned(out_row, ALIGN)
+        out_ptr += _aligned(batch * out_batch + head * out_head, ALIGN)
+        rows = (first + tl.arange(0, BLOCK_M)).to(tl.int64)
+        inside = rows < queries
         for i in tl.static_range(len(SIZES)):
             column = STARTS[i] + tl.arange(0, SIZES[i])
             mask = inside[:, None] & (column < WIDTH)[None, :]
             out = (acc[i] * share[:, None]).to(out_ptr.dtype.element_ty)
-            tl.store(out_ptr + row[:, None] * out_row + column[None, :], out, mask=mask)
+            tl.store(out_ptr + rows[:, None] * out_row + column[None, :], out, mask=mask)

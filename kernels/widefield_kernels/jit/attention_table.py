@@ -23,17 +23,22 @@ class Config:
 
 
 # By the largest padded width that the row serves; then by capability, where 0 stands for those not named.
-HALF: dict[int, dict[int, Config]] = {
+Table = dict[int, dict[int, Config]]
+HALF: Table = {
     64: {0: Config(128, 64, 4, 3)},
-    128: {0: Config(128, 64, 8, 2)},
-    160: {0: Config(64, 32, 4, 2)},
-    256: {0: Config(64, 32, 4, 2)},
-    512: {0: Config(32, 32, 8, 2), 90: Config(64, 32, 8, 2)},
+    128: {0: Config(128, 64, 8, 2), 120: Config(128, 32, 8, 2)},
+    160: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
+    256: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
+    512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 32, 8, 2), 100: Config(32, 32, 8, 2)},
 }
-SINGLE: dict[int, dict[int, Config]] = {
-    128: {0: Config(32, 32, 4, 1)},
-    256: {0: Config(32, 32, 8, 1)},
-    512: {0: Config(16, 16, 8, 1, 64)},
+# Where keys are their own values there is room for more of them.
+SHARED: Table = HALF | {
+    512: {0: Config(32, 32, 8, 2), 80: Config(64, 32, 8, 2), 90: Config(64, 32, 8, 2)},
+}
+SINGLE: Table = {
+    64: {0: Config(32, 32, 8, 1, 32)},
+    256: {0: Config(32, 32, 8, 1, 32)},
+    512: {0: Config(32, 16, 8, 1, 32)},
 }
 
 
@@ -42,8 +47,8 @@ def padded(width: int) -> int:
     return -(-width // 16) * 16
 
 
-def config(width: int, *, half: bool, capability: int) -> Config:
-    """Of the smallest row that serves this width; KeyError past 512."""
-    table = HALF if half else SINGLE
+def config(width: int, *, half: bool, shared: bool, capability: int) -> Config:
+    """Of the smallest row that serves this width; ValueError past 512."""
+    table = SINGLE if not half else SHARED if shared else HALF
     by_capability = table[min(limit for limit in table if limit >= padded(width))]
     return by_capability.get(capability, by_capability[0])
