@@ -1,6 +1,6 @@
 """Where kernels run, a GPU or Triton's interpreter with bfloat16 mended; and kernels compiled for all architectures.
 
-The latter take minutes once and are kept in pytest's cache, where only what has changed is compiled again.
+The latter take a minute or two once, and are kept in pytest's cache, where only what has changed is compiled again.
 """
 
 import os
@@ -39,27 +39,11 @@ def compiling() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
-# Of attention, the widths that differ most in what they need; of everything else, everything.
-REPRESENTATIVE = ("attention.bf16.d64*", "attention.bf16.d512*", "blend.*", "noise.*", "norm.*", "epilogue.*")
-
-
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(REPRESENTATIVE, id="some"), pytest.param(("*",), id="all", marks=pytest.mark.slow)],
-)
-def matrix_folder(request, compiling) -> Path:
-    """Kernels compiled for all architectures."""
-    folder = Path(request.config.cache.mkdir(f"kernels-{'all' if request.param == ('*',) else 'some'}"))
-    command = [
-        sys.executable,
-        "-m",
-        "widefield_kernels.jit.build",
-        "-o",
-        str(folder),
-        "--table",
-        "--only",
-        *request.param,
-    ]
+@pytest.fixture(scope="session")
+def matrix_folder(pytestconfig, compiling) -> Path:
+    """All kernels, compiled for all architectures."""
+    folder = Path(pytestconfig.cache.mkdir("kernels"))
+    command = [sys.executable, "-m", "widefield_kernels.jit.build", "-o", str(folder), "--table"]
     environment = compiling | {"PYTHONPATH": str(ROOT / "kernels")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -122,7 +122,7 @@ def test_everything_seen_leaves_no_error():
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
     ("shape", "core", "groups"),
-    [((2, 12, 37, 41), (3, 30, 5, 38), 4), ((1, 72, 9, 19), (0, 9, 18, 19), 8), ((3, 5, 1, 300), None, 1)],
+    [((2, 12, 37, 41), (3, 30, 5, 38), 4), ((1, 20, 9, 19), (0, 9, 18, 19), 4), ((3, 5, 1, 300), None, 1)],
 )
 def test_moments_of_a_core_err_at_most_twice_as_much_as_the_formula(device, shape, core, groups, channels_last, dtype):
     rng = torch.Generator().manual_seed(sum(shape))

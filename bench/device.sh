@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# On a machine with an NVIDIA GPU: compile the kernels for it, check both forms of each against its formula, and time them
+# beside the machine's ceilings and torch. Under nine minutes; the table comes last, all numbers go to $OUT/kernels.json.
+#
+#     bench/device.sh [--only 'attention.*'] [--minutes 8]          further arguments go to widefield_bench.kernels
+#
+# Needs python3 (or $PYTHON) with torch for CUDA, triton, cupy and numpy. Nothing is installed, no setting is changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+export OUT=${OUT:-$PWD/build/device}
+export PYTHONPATH=kernels:runtime:export:bench PYTHONUNBUFFERED=1
+export TRITON_DEFAULT_FP_FUSION=1  # as Triton has always done, and as the kernels are compiled
+unset TRITON_INTERPRET
+mkdir -p "$OUT"
+
+if ! "$python" -c "import torch, triton, cupy, sys; sys.exit(not torch.cuda.is_available())"; then
+    echo "error: no GPU that torch can use, or torch, triton or cupy is missing; see the line above" >&2
+    exit 1
+fi
+capability=$("$python" - <<'PYTHON'
+import torch
+from widefield_kernels.jit.variant import CAPABILITIES
+major, minor = torch.cuda.get_device_capability()
+print(max((c for c in CAPABILITIES if c // 10 == major and c % 10 <= minor), default=10 * major + minor))
+PYTHON
+)
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
+"$python" -m widefield_kernels.jit.build --capabilities "$capability" --table 2>&1 | tee "$OUT/build.log"
+exec "$python" -m widefield_bench.kernels --out "$OUT" "$@" 2> >(tee "$OUT/run.log" >&2)
