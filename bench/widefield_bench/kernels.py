@@ -40,9 +40,11 @@ class Run:
 
     @property
     def late(self) -> bool:
+        """Whether nothing further is to be begun."""
         return time.monotonic() > self.ends
 
     def add(self, form: str, by: str, **found: Any) -> None:
+        """A row, which is also said on stderr: a run that is cut off has told what it knew."""
         self.rows.append({"form": form, "by": by, **found})
         said = {name: value for name, value in found.items() if value not in (None, "")}
         print(f"{form:28} {by:28} {said}", file=sys.stderr, flush=True)

@@ -6,7 +6,10 @@ import pytest
 
 from house.places import ROOT, python
 
-HEAVY = ("onnxruntime", "openvino", "torch", "diffusers", "onnx", "zarr", "imagecodecs", "click", "rich", "safetensors")
+HEAVY = (
+    "onnxruntime", "openvino", "torch", "diffusers", "onnx", "zarr", "imagecodecs", "click", "rich", "safetensors",
+    "triton", "cupy",
+)  # fmt: skip
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -28,6 +31,12 @@ def test_importing_widefield_loads_numpy_at_most():
 
 def test_importing_the_model_loads_no_engine_and_no_codec():
     assert not loaded_by("import widefield.model, widefield.store") & set(HEAVY)
+
+
+def test_formulas_and_compiled_kernels_need_numpy_alone():
+    names = ", ".join(f"widefield_kernels.{path.stem}" for path in (ROOT / "kernels/widefield_kernels").glob("*.py"))
+    assert "widefield_kernels.compiled" in names
+    assert loaded_by(f"import {names.replace('.__init__', '')}") <= {"widefield_kernels", "numpy"}
 
 
 def test_help_loads_click_alone():
@@ -97,3 +106,17 @@ def test_export_without_its_libraries_names_its_extra(package, tmp_path, extras)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert f"needs {package}" in done.stderr and "pip install 'widefield[export]'" in done.stderr
     assert "export" in extras
+
+
+def test_compiled_kernels_without_cupy_name_its_extra(extras):
+    code = """
+from widefield_kernels.compiled import load
+from widefield_kernels.manifest import KernelFault
+try:
+    load("norm.apply.nhwc.bf16")
+except KernelFault as fault:
+    print(fault)
+"""
+    done = python(code, blocked=("cupy", "torch", "triton"))
+    assert done.stdout == "kernel norm.apply.nhwc.bf16 needs cupy; pip install 'widefield[gpu]'\n", done.stderr
+    assert {"gpu", "kernels"} <= extras

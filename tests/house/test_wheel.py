@@ -1,5 +1,9 @@
-"""What `pip install widefield` brings: the four packages, typed, with the embedded bundle and the licence, no tests."""
+"""What `pip install widefield` brings: the four packages, typed, with the embedded bundle and the licence, no tests.
 
+Compiled kernels are left out here: tests/kernels/test_build.py has a wheel with them.
+"""
+
+import os
 import shutil
 import subprocess
 import sys
@@ -14,16 +18,37 @@ from house.places import ROOMS, ROOT, tracked
 EMBEDDED = "runtime/widefield/embedded/"
 
 
+BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+NO_TRITON = """
+import importlib.util as util
+plain = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "triton" else plain(name, *rest)
+"""
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel of what git tracks, built away from the checkout."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory):
+    """What git tracks, away from the checkout."""
+    source = tmp_path_factory.mktemp("source")
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, source / name)
-    code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True)
+    return source
+
+
+def build(source: Path, out: Path, code: str, kernels: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "WIDEFIELD_KERNELS": kernels}
+    command = [sys.executable, "-c", code, str(out)]
+    return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """The wheel of it, as one without Triton gets it."""
+    out = tmp_path_factory.mktemp("wheel")
+    done = build(source, out, NO_TRITON + BUILD, "auto")
     assert done.returncode == 0, done.stderr
+    assert "kernels are absent: triton cannot be imported; widefield works without them, on CPUs" in done.stdout
     (built,) = out.glob("*.whl")
     with zipfile.ZipFile(built) as archive:
         yield archive
@@ -76,3 +101,21 @@ def test_its_commands_are_there(wheel):
 
 def test_it_is_small(wheel):
     assert Path(wheel.filename).stat().st_size < 20 << 20
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [("required", "error: triton cannot be imported; pip install triton"), ("some", "wanted auto, none or required")],
+)
+def test_kernels_that_are_required_and_cannot_be_built_are_an_error(source, tmp_path, wish, said):
+    done = build(source, tmp_path, NO_TRITON + BUILD, wish)
+    assert done.returncode != 0 and said in done.stderr
+    assert not list(tmp_path.glob("*.whl"))
+
+
+def test_kernels_that_are_not_wanted_are_not_built(source, tmp_path):
+    done = build(source, tmp_path, BUILD, "none")
+    assert done.returncode == 0, done.stderr
+    (built,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        assert not [name for name in archive.namelist() if "compiled/" in name]

@@ -40,7 +40,13 @@ class Compiled:
 def variants_of(module: str, capability: int) -> dict[str, Variant]:
     """By their names, which begin with the module's. KernelFault for others, and for one that fits not its kernel."""
     found: dict[str, Variant] = {}
-    for variant in importlib.import_module(f"widefield_kernels.jit.{module}").variants(capability):
+    try:
+        kernels = importlib.import_module(f"widefield_kernels.jit.{module}")
+    except ModuleNotFoundError as cause:
+        raise KernelFault(
+            f"jit/{module}.py needs {cause.name}, which is not installed; pip install {cause.name}"
+        ) from cause
+    for variant in kernels.variants(capability):
         given, wanted = {*variant.signature, *variant.constants}, set(variant.function.arg_names)
         ordered = [name for name in variant.function.arg_names if name in variant.signature]
         if variant.name in found or variant.name.partition(".")[0] != module:
