@@ -27,13 +27,13 @@ Table = dict[int, dict[int, Config]]
 HALF: Table = {
     64: {0: Config(128, 64, 4, 3)},
     128: {0: Config(128, 64, 8, 2), 120: Config(128, 32, 8, 2)},
-    160: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
+    160: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2), 120: Config(64, 32, 8, 2)},
     256: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
-    512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 32, 8, 2), 100: Config(32, 32, 8, 2)},
+    512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 16, 8, 2), 100: Config(32, 32, 8, 2)},
 }
 # Where keys are their own values there is room for more of them.
 SHARED: Table = HALF | {
-    512: {0: Config(32, 32, 8, 2), 80: Config(64, 32, 8, 2), 90: Config(64, 32, 8, 2)},
+    512: {0: Config(32, 32, 8, 2, 128), 80: Config(64, 32, 8, 2), 90: Config(64, 32, 8, 2)},
 }
 SINGLE: Table = {
     64: {0: Config(32, 32, 8, 1, 32)},
