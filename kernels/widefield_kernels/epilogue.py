@@ -11,6 +11,7 @@ Numbers  float32 inside, one rounding. half comes of the rounded pixels, in inte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,25 @@ def to_pixels_reference(
     channels, rows, columns = x.shape
     out = np.empty((rows, columns, channels), np.uint8) if out is None else out
     bad = 0
-    scaled = np.empty((rows, columns), np.float32)
-    for channel in range(channels):
-        np.add(x[channel], np.float32(1.0), out=scaled, dtype=np.float32)
+    for channel, (plane, not_numbers) in enumerate(_rounded(x)):
+        out[:, :, channel] = plane
+        bad += not_numbers
+    return out, bad
+
+
+def _rounded(x: NDArray[Any]) -> Iterator[tuple[Pixels, int]]:
+    """Of every channel, (its pixels, how many values were not a number)."""
+    scaled = np.empty(x.shape[1:], np.float32)
+    for channel in x:
+        np.add(channel, np.float32(1.0), out=scaled, dtype=np.float32)
         np.multiply(scaled, np.float32(127.5), out=scaled)
         np.rint(scaled, out=scaled)
         np.clip(scaled, 0.0, 255.0, out=scaled)
+        bad = 0
         if np.isnan(scaled.max(initial=0.0)):
-            bad += int(np.isnan(scaled).sum())
+            bad = int(np.isnan(scaled).sum())
             np.nan_to_num(scaled, copy=False)
-        out[:, :, channel] = scaled.astype(np.uint8)
-    return out, bad
+        yield scaled.astype(np.uint8), bad
 
 
 def halve_reference(pixels: Pixels, out: Pixels | None = None) -> Pixels:
@@ -55,6 +64,30 @@ def halve_reference(pixels: Pixels, out: Pixels | None = None) -> Pixels:
 def to_levels_reference(
     x: NDArray[Any], out: Pixels | None = None, half: Pixels | None = None, *, channels_last: bool = False
 ) -> tuple[Pixels, Pixels, int]:
-    """(pixels, the same at half the size, how many values were not a number)."""
-    pixels, bad = to_pixels_reference(x, out, channels_last=channels_last)
-    return pixels, halve_reference(pixels, half), bad
+    """(pixels, the same at half the size, how many values were not a number), halved while channels are apart: that
+    takes half the time of halving interleaved ones. `out` and `half` may be views of larger pictures."""
+    x = np.moveaxis(x, -1, 0) if channels_last else x
+    channels, rows, columns = x.shape
+    out = np.empty((rows, columns, channels), np.uint8) if out is None else out
+    half = np.empty((-(-rows // 2), -(-columns // 2), channels), np.uint8) if half is None else half
+    bad = 0
+    for channel, (plane, not_numbers) in enumerate(_rounded(x)):
+        out[:, :, channel] = plane
+        half[:, :, channel] = _halved_plane(plane)
+        bad += not_numbers
+    return out, half, bad
+
+
+def _halved_plane(plane: Pixels) -> NDArray[np.uint16]:
+    """The mean of every 2 x 2 box of one channel: two neighbours are the two bytes of a word."""
+    rows, columns = plane.shape
+    if rows % 2 or columns % 2:
+        plane = np.pad(plane, ((0, rows % 2), (0, columns % 2)), mode="edge")
+    words = plane.view(np.uint16)
+    pairs = words & np.uint16(255)
+    words = words >> np.uint16(8)
+    pairs += words
+    sums = pairs[0::2] + pairs[1::2]
+    sums += np.uint16(2)
+    sums >>= np.uint16(2)
+    return sums

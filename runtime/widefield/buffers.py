@@ -11,9 +11,10 @@ from typing import Literal
 
 from widefield.attend import block_nbytes
 from widefield.bundle import Bundle, Component, GraphSpec, evaluate
+from widefield.coder import FEWEST_INTERIOR
 from widefield.sampling import CELL, SWEEP_TILE, stages
 from widefield.store.spec import level_sizes
-from widefield.tiles import input_shapes
+from widefield.tiles import input_shapes, interior_tiles
 
 Method = Literal["exact", "sampled"]
 MIB = 1 << 20
@@ -71,6 +72,7 @@ class Setting:
     tile: tuple[int, int]
     workers: int
     threads: int
+    keeps: bool
     method: Method
     cells: int
 
@@ -102,8 +104,9 @@ def _blocked(component: Component) -> float:
 def _activations(setting: Setting) -> int:
     """Bytes of all workers' activations at most: one makes a certified tile (`TileCoder` sees to that), the others not.
 
-    ONNX Runtime keeps none between two tiles. OpenVINO keeps them for every worker that has run a kind of graph, until
-    nobody runs that kind: with `workers` past two, interior and border ones may both be there, some of them idle.
+    ONNX Runtime keeps none between two tiles, or with `keeps` a block for every worker and kind of graph, and while it
+    learns their pattern twice one. OpenVINO keeps them for every worker that has run a kind of graph, until nobody runs
+    that kind: with `workers` past two, interior and border ones may both be there, some of them idle.
     """
     component, request, workers = setting.component, setting.request, setting.workers
     plain, certified = (
@@ -116,6 +119,9 @@ def _activations(setting: Setting) -> int:
     each = int(plain * ACTIVATIONS[kind])
     certifies = any(site.kind == "norm" for site in component.sites)
     one = int(certified * CERTIFIED_ACTIVATIONS[kind]) if certifies else each
+    if setting.keeps:
+        interior = interior_tiles(component, setting.tile, setting.height, setting.width) >= FEWEST_INTERIOR
+        return each * workers * (1 + interior) + max(each, one)
     others = workers - 1 if request.backend == "ort" or workers == 1 else workers + max(0, workers - 2)
     return others * each + one
 

@@ -141,7 +141,7 @@ class Encoding:
         self._hold_image()
         summary = self._summary(plan, talk)
         measured = time.perf_counter()
-        engine = self.options.engine_options(plan.workers, plan.threads)
+        engine = self.options.engine_options(plan.workers, plan.threads, keeps=plan.keeps)
         coder = TileCoder(self.bundle, self.component, self.source, summary, plan.tile, plan.batch, engine)
         try:
             _stream(coder, plan, sink, progress)

@@ -42,11 +42,11 @@ class RunOptions:
     overwrite: bool = False
     scratch: Path | None = None
 
-    def engine_options(self, workers: int = 1, threads: int = 1) -> EngineOptions:
+    def engine_options(self, workers: int = 1, threads: int = 1, *, keeps: bool = False) -> EngineOptions:
         """What an engine needs to know of these, with "auto" decided; raises BadRequest for an unknown engine."""
         from widefield.engine import EngineOptions  # numpy loads here, and not for --help
 
-        return EngineOptions(self.engine, self.precision, threads, workers).resolved()
+        return EngineOptions(self.engine, self.precision, threads, workers, keeps).resolved()
 
     @property
     def cores(self) -> int:

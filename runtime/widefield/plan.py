@@ -31,7 +31,9 @@ EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
 # What a worker's first tile of a kind costs more than the next, in tiles: ONNX Runtime allocates every activation by
 # itself before it knows the pattern (3.6 against 1.6 s at 128 cells), OpenVINO compiles (0.6 s whatever the tile).
-FIRST_TILE = {"ort": 1.2, "openvino": 0.6}
+FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.6}
+STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.0}  # of a later tile's time
+ONE_WORKER = 0.75  # of what as many workers as it has threads would do, for each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Plan:
     tiles: int
     kinds: int
     backend: str
+    keeps: bool
 
     def peak_nbytes(self, place: str = "host") -> int:
         """The larger of the two passes."""
@@ -78,6 +81,7 @@ class Plan:
             "batch": self.batch,
             "workers": self.workers,
             "threads_per_worker": self.threads,
+            "keeps_activations": self.keeps,
             "summary": self.method,
             "summary_cells": self.cells,
             "memory_nbytes": self.memory_nbytes,
@@ -116,18 +120,16 @@ def make_plan(bundle: Bundle, component: Component, height: int, width: int, req
 
 
 def cost(plan: Plan) -> float:
-    """Relative time: the tiles of one worker, and what the first of each kind costs more.
-
-    One worker a core beats one worker on all, by about a tenth.
-    """
-    turns = -(-plan.tiles // plan.workers) + plan.kinds * FIRST_TILE[plan.backend]
-    return turns * plan.tile_flops / plan.threads / (1.0 if plan.threads == 1 else 0.9)
+    """Relative time: the tiles of one worker, and what the first of each kind costs more."""
+    way = f"{plan.backend} keeping" if plan.keeps else plan.backend
+    turns = -(-plan.tiles // plan.workers) * STEADY[way] + plan.kinds * FIRST_TILE[way]
+    return turns * plan.tile_flops / plan.threads / (1.0 if plan.threads == 1 else ONE_WORKER)
 
 
 def _choices(
     component: Component, height: int, width: int, request: PlanRequest
-) -> Iterator[tuple[tuple[int, int], int, int]]:
-    """(tile, workers, threads) worth looking at."""
+) -> Iterator[tuple[tuple[int, int], int, int, bool]]:
+    """(tile, workers, threads, keeps) worth looking at."""
     if request.tile is not None:
         if min(request.tile) < 1:
             raise BadRequest(f"--tile {request.tile[0]}x{request.tile[1]} is no tile; both sides must be at least 1")
@@ -139,7 +141,8 @@ def _choices(
     workers = [request.workers] if request.workers is not None else sorted({request.cores, 1})
     for rows, columns in dict.fromkeys((min(rows, height), min(columns, width)) for rows, columns in tiles):
         for count in workers:
-            yield (rows, columns), count, max(1, request.cores // count)
+            for keeps in (True, False) if request.backend == "ort" else (False,):
+                yield (rows, columns), count, max(1, request.cores // count), keeps
 
 
 def _plan(
@@ -151,12 +154,13 @@ def _plan(
     tile: tuple[int, int],
     workers: int,
     threads: int,
+    keeps: bool,
 ) -> Plan:
     rows, columns = tile
     scale = max(component.output_scale, component.input_scale)
     method = choose_method(component, height, width, request.summary)
     cells = request.cells or default_cells(height, width)
-    setting = Setting(bundle, component, height, width, request, tile, workers, threads, method, cells)
+    setting = Setting(bundle, component, height, width, request, tile, workers, threads, keeps, method, cells)
     tiles = -(-height // rows) * -(-width // columns)
     stream = stream_buffers(setting)
     batch, held, measured = measure_buffers(setting, stream)
@@ -173,6 +177,7 @@ def _plan(
         tiles=tiles,
         kinds=_kinds(component, tile, height, width),
         backend=request.backend,
+        keeps=keeps,
     )  # fmt: skip
 
 

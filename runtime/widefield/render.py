@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,16 @@ from numpy.typing import NDArray
 from widefield.coder import TileCoder
 from widefield.errors import WidefieldError
 from widefield.geometry import Region, morton_order
-from widefield_kernels.epilogue import to_pixels_reference
+from widefield_kernels.epilogue import to_levels_reference, to_pixels_reference
 
 Pixels = NDArray[np.uint8]
 LARGEST_BLOCK_PX = 4096
+
+
+class Put(Protocol):
+    """Takes a store tile, and its box mean where it was made on the way."""
+
+    def __call__(self, row: int, column: int, pixels: Pixels, *, half: Pixels | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +117,28 @@ def _tiles_meeting(grid: Grid, cells: Region) -> Iterator[Region]:
             yield from (tile for tile in grid.tiles(block) if tile.clipped(cells))
 
 
-def _paste(grid: Grid, tile: Region, values: NDArray[np.float32], region: Region, out: Pixels, kept: Region) -> None:
-    """Convert the kept part of a tile that lies in `region` straight into its place in `out`."""
+def _paste(
+    grid: Grid,
+    tile: Region,
+    values: NDArray[np.float32],
+    region: Region,
+    out: Pixels,
+    kept: Region,
+    half: Pixels | None = None,
+) -> None:
+    """Convert the kept part of a tile that lies in `region` straight into its place in `out`, and of half the size into
+    `half`: cells are an even number of pixels, so no box lies on two tiles."""
     part = kept.scaled(grid.scale).clipped(region)
     if not part:
         return
     here = part.shifted(-tile.y0 * grid.scale, -tile.x0 * grid.scale)
     there = part.shifted(-region.y0, -region.x0)
-    _, bad = to_pixels_reference(values[:, *here.slices], out[there.slices])
+    found = values[:, *here.slices]
+    if half is None:
+        _, bad = to_pixels_reference(found, out[there.slices])
+    else:
+        rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in there.slices)
+        _, _, bad = to_levels_reference(found, out[there.slices], half[rows, columns])
     if bad:
         raise WidefieldError(
             f"the decoder gave {bad} values that are not numbers at rows {part.y0}-{part.y1}, columns "
@@ -148,7 +169,7 @@ def stream(
     coder: TileCoder,
     grid: Grid,
     missing: NDArray[np.bool_],
-    put: Callable[[int, int, Pixels], None],
+    put: Put,
     *,
     workers: int,
     progress: Callable[[Progress], None] | None = None,
@@ -234,14 +255,16 @@ def _make_block(
     grid: Grid,
     block: Region,
     missing: NDArray[np.bool_],
-    put: Callable[[int, int, Pixels], None],
+    put: Put,
     state: _State,
 ) -> None:
     wanted = {index: area for index, area in grid.store_tiles(block) if missing[index]}
-    canvases = {
-        index: np.empty((area.height, area.width, coder.component.output_channels), np.uint8)
-        for index, area in wanted.items()
-    }
+    channels = coder.component.output_channels
+    canvases = {index: np.empty((area.height, area.width, channels), np.uint8) for index, area in wanted.items()}
+    halves: dict[tuple[int, int], Pixels | None] = dict.fromkeys(wanted)
+    if grid.scale % 2 == 0:
+        for index, area in wanted.items():
+            halves[index] = np.empty((-(-area.height // 2), -(-area.width // 2), channels), np.uint8)
     tiles = [
         tile for tile in grid.tiles(block) if any(tile.scaled(grid.scale).clipped(area) for area in wanted.values())
     ]
@@ -251,7 +274,7 @@ def _make_block(
         kept = [grid.kept(tile) for tile in batch]
         for tile, part, values in zip(batch, kept, coder(batch, kept), strict=True):
             for index, area in wanted.items():
-                _paste(grid, tile, values, area, canvases[index], part)
+                _paste(grid, tile, values, area, canvases[index], part, halves[index])
     for index, area in wanted.items():
-        put(*index, canvases[index])
+        put(*index, canvases[index], half=halves[index])
         state.count(area.area)

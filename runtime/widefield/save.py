@@ -119,7 +119,7 @@ def _stream_missing(
     started = time.perf_counter()
     summary = job.kept_summary(summary_path(store.path), options, plan, talk)
     made.measure_seconds = time.perf_counter() - started
-    coder: TileCoder = job.coder(summary, plan, options.engine_options(plan.workers, plan.threads))
+    coder: TileCoder = job.coder(summary, plan, options.engine_options(plan.workers, plan.threads, keeps=plan.keeps))
     try:
         started = time.perf_counter()
         stream(coder, grid_of(plan), missing, writer.put, workers=plan.workers, progress=progress)

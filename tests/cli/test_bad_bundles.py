@@ -33,7 +33,7 @@ def test_a_flipped_bit_is_found_before_anything_is_made(name, copied, latents, t
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.update(version=99), "version 99, this runtime reads up to 1; update widefield"),
+        (lambda m: m.update(version=99), "version 99, this runtime reads up to 2; update widefield"),
         (lambda m: m.update(format="zip"), "does not say format"),
         (lambda m: m["files"].update({"../evil": {"nbytes": 1, "sha256": ""}}), r"'\.\./evil', outside its folder"),
         (lambda m: m["files"].update({"/etc/passwd": {"nbytes": 1, "sha256": ""}}), "outside its folder"),

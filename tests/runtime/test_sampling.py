@@ -93,7 +93,9 @@ def test_chosen_places_are_distinct_and_in_every_stratum(height, width, keep, se
 
 def test_early_stages_run_over_the_picture_while_that_is_cheaper():
     decoder = widefield.open().bundle.decoder
-    found = [plane_stages(decoder, side, side, default_cells(side, side), decoder.keys) for side in (64, 256, 512, 4096)]
+    found = [
+        plane_stages(decoder, side, side, default_cells(side, side), decoder.keys) for side in (64, 256, 512, 4096)
+    ]
     assert found == sorted(found, reverse=True)
     assert found[0] == len(decoder.sites) and found[1] > 0 and found[-1] == 0
     assert stages(decoder, 4096, 4096, "exact") == (len(decoder.sites), 0, None)
