@@ -1,0 +1,223 @@
+"""Train the small pipeline's text encoder and denoiser as a rectified flow over latents of procedural worlds.
+
+    x_t = (1 - t) x + t n,   loss = mean (f(x_t, 1000 t, caption) - (n - x))^2
+    x = latents * scaling_factor, n normal, t = sigmoid(normal), or uniform for one picture in four
+
+The times cover every strength at which a cascade's levels start. One caption in ten is empty, for guidance. Latents are
+made once, as the pool grows: one picture a step until it is full, then one replaces the oldest every few steps.
+Most batches are of 16 x 16 latents cut from the pool's 32 x 32, the rest of whole ones, which cost four times as much.
+
+    python -m widefield_export.train_flow --autoencoder FOLDER/vae --out FOLDER --minutes 120 --seed 0 [--resume]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from widefield.errors import BadRequest, WidefieldError
+from widefield_export.sample_sheet import PROMPTS, sample_sheet
+from widefield_export.small_pipeline import build_denoiser, build_pipeline, build_text_encoder
+from widefield_export.small_tokenizer import build_tokenizer, sample_captions, vocabulary_files
+from widefield_export.training_run import Run, RunOptions
+from widefield_export.worlds.pictures import CAPTIONS, draw_picture
+
+MODULE = "widefield_export.train_flow"
+UNSEEN = 1_000_003  # added to the seed of pictures that training never draws
+
+
+@dataclass(frozen=True, slots=True)
+class FlowOptions(RunOptions):
+    """A run of the text encoder and the denoiser."""
+
+    autoencoder: Path = Path()
+    peak_rate: float = 8e-4
+    ema: float = 0.9995
+    channels: tuple[int, ...] = (64, 96, 128)
+    sheet: Path | None = None  # a PNG of samples
+    pool: int = 8192
+    first: int = 256  # pictures in the pool before the first step
+    new_every: int = 4  # steps from one new picture to the next, once the pool is full
+    side_px: int = 256
+    batch: int = 64
+    whole_odds: float = 0.2
+    blank_odds: float = 0.1
+    checks: int = 64
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """An AutoencoderKL of diffusers, frozen."""
+    from diffusers import AutoencoderKL
+
+    if not (folder / "config.json").exists():
+        raise BadRequest(f"no autoencoder in {folder}; wanted config.json and weights; run train_worlds first")
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+
+
+class Pool:
+    """Latents (n, c, side / 8, side / 8) in half precision and tokens (n, CAPTIONS, length) of the newest pictures."""
+
+    def __init__(self, options: FlowOptions, autoencoder: Any, tokenizer: Any, seed: int, size: int) -> None:
+        self.seed, self.side, self.device = seed, options.side_px, options.device
+        self.autoencoder, self.tokenizer, self.drawn = autoencoder, tokenizer, 0
+        cells = options.side_px // 8
+        self.latents = torch.zeros(size, autoencoder.config.latent_channels, cells, cells, dtype=torch.float16)
+        self.tokens = torch.zeros(size, CAPTIONS, tokenizer.model_max_length, dtype=torch.int16)
+
+    @property
+    def filled(self) -> int:
+        return min(self.drawn, len(self.latents))
+
+    @torch.no_grad()
+    def grow(self) -> None:
+        """Draw and encode the next picture."""
+        drawn = draw_picture(self.seed, self.drawn, self.side)
+        pixels = torch.from_numpy(drawn.pixels).permute(2, 0, 1)[None].to(self.device).float() / 127.5 - 1
+        latents = self.autoencoder.encode(pixels).latent_dist.mean * self.autoencoder.config.scaling_factor
+        place = self.drawn % len(self.latents)
+        self.latents[place] = latents[0].half().cpu()
+        self.tokens[place] = tokens_of(self.tokenizer, list(drawn.captions))
+        self.drawn += 1
+
+
+def tokens_of(tokenizer: Any, captions: list[str]) -> Tensor:
+    """(n, length) int16, cut and padded."""
+    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids.to(torch.int16)  # type: ignore[no-any-return]
+
+
+def flow_loss(denoiser: Any, latents: Tensor, context: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+    """The loss at the head of this file; times (n,), the rest (n, c, h, w), context (n, length, width)."""
+    t = times[:, None, None, None]
+    velocity = denoiser((1 - t) * latents + t * noise, 1000 * times, context).sample
+    return (velocity - (noise - latents)).pow(2).mean()
+
+
+class FlowRun(Run):
+    """Captions and latents from the pool, in batches of one size."""
+
+    def __init__(self, options: FlowOptions) -> None:
+        torch.manual_seed(options.seed)
+        self.given = options
+        self.autoencoder = load_autoencoder(options.autoencoder).to(options.device)
+        self.tokenizer = build_tokenizer(sample_captions(0, 4000))
+        denoiser = build_denoiser(self.autoencoder.config.latent_channels, options.channels)
+        parts = {"denoiser": denoiser, "text": build_text_encoder(self.tokenizer)}
+        super().__init__(options, torch.nn.ModuleDict(parts), MODULE)
+        self.blank = tokens_of(self.tokenizer, [""])[0]
+        self.pool = Pool(options, self.autoencoder, self.tokenizer, options.seed, options.pool)
+        if options.resume:
+            state = self.restore()
+            self.pool.drawn = state["drawn"]
+            self.pool.latents[: len(state["latents"])] = state["latents"]
+            self.pool.tokens[: len(state["tokens"])] = state["tokens"]
+        while self.pool.drawn < options.first:
+            self.pool.grow()
+        self.unseen = Pool(options, self.autoencoder, self.tokenizer, options.seed + UNSEEN, options.checks)
+        for _ in range(options.checks):
+            self.unseen.grow()
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Latents, whole or a quarter of them, and tokens, now and then of the empty caption."""
+        options, pool = self.given, self.pool
+        cells = options.side_px // 8
+        whole = float(torch.rand(())) < options.whole_odds
+        count, side = (options.batch // 4, cells) if whole else (options.batch, cells // 2)
+        which = torch.randint(pool.filled, (count,))
+        y, x = (torch.randint(cells - side + 1, (count,)) for _ in range(2))
+        latents = torch.stack(
+            [pool.latents[k, :, a : a + side, b : b + side] for k, a, b in zip(which, y, x, strict=True)]
+        )
+        tokens = pool.tokens[which, torch.randint(CAPTIONS, (count,))]
+        tokens[torch.rand(count) < options.blank_odds] = self.blank
+        latents = latents.float().to(options.device).contiguous(memory_format=torch.channels_last)
+        return latents, tokens.long().to(options.device)
+
+    def train_step(self) -> None:
+        """One batch; a new picture while the pool is not full, later now and then."""
+        if self.pool.drawn < len(self.pool.latents) or self.step % self.given.new_every == 0:
+            self.pool.grow()
+        latents, tokens = self.batch()
+        times = torch.where(
+            torch.rand(len(latents)) < 0.25, torch.rand(len(latents)), torch.randn(len(latents)).sigmoid()
+        ).to(latents.device)
+        parts: Any = self.model
+        context = parts["text"](tokens).last_hidden_state
+        self.descend(flow_loss(parts["denoiser"], latents, context, times, torch.randn_like(latents)))
+
+    @torch.no_grad()
+    def unseen_loss(self) -> float:
+        """The averaged weights' loss on unseen pictures, at fixed times and noise."""
+        parts: Any = self.ema
+        generator = torch.Generator().manual_seed(1)
+        losses = []
+        for latents, tokens in zip(self.unseen.latents.split(16), self.unseen.tokens[:, 0].split(16), strict=True):
+            times = (torch.arange(len(latents)) + 0.5) / len(latents)
+            noise = torch.randn(latents.shape, generator=generator)
+            context = parts["text"](tokens.long().to(self.options.device)).last_hidden_state
+            arrays = (a.to(self.options.device) for a in (latents.float(), context, times, noise))
+            losses.append(float(flow_loss(parts["denoiser"], *arrays)))
+        return float(np.mean(losses))
+
+    def write(self) -> dict[str, Any]:
+        """The pipeline's folder with the averaged weights, and a sheet of samples."""
+        parts: Any = self.ema
+        pipeline = build_pipeline(self.autoencoder, parts["denoiser"], parts["text"], self.tokenizer)
+        folder = self.options.out / "pipeline"
+        pipeline.save_pretrained(folder)
+        for name, text in vocabulary_files(self.tokenizer).items():
+            (folder / "tokenizer" / name).write_text(text, encoding="utf-8")
+        if self.given.sheet is not None:
+            sample_sheet(pipeline, PROMPTS, seed=1).save(self.given.sheet)
+        return {
+            "loss_unseen": round(self.unseen_loss(), 5),
+            "pictures_drawn": self.pool.drawn,
+            "parameters_of": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+            | {"autoencoder": sum(p.numel() for p in self.autoencoder.parameters())},
+        }
+
+    def state(self) -> dict[str, Any]:
+        pool = {"latents": self.pool.latents[: self.pool.filled], "tokens": self.pool.tokens[: self.pool.filled]}
+        return {**super().state(), **pool, "drawn": self.pool.drawn}
+
+
+def parse(argv: list[str] | None = None) -> FlowOptions:
+    """The command line as options."""
+    defaults = FlowOptions(Path())
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--autoencoder", type=Path, required=True, help="the autoencoder's folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="length, earlier ones included")
+    parser.add_argument("--steps", type=int, default=0, help="length in steps, instead of minutes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--batch", type=int, default=defaults.batch, help="16 x 16 latents a step (%(default)s)")
+    parser.add_argument("--pool", type=int, default=defaults.pool, help="pictures kept (%(default)s)")
+    parser.add_argument("--sheet", type=Path, help="PNG of samples")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
+    return FlowOptions(**vars(parser.parse_args(argv)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, and print the card on stdout."""
+    options = parse(argv)
+    try:
+        FlowRun(options).run()
+    except WidefieldError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
+    print((options.out / "training.json").read_text(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
