@@ -1,16 +1,16 @@
 """Blend the overlapping windows that cover a region, and take the sampler's step on the result, in one pass.
 
-    m       = sum_k W_k m_k              over the windows k that cover a cell, row by row
-    W_k     = (v_y / sum v_y) (v_x / sum v_x)     each sum over the windows along its axis that cover the cell
-    v_i     = sin^2(pi (i + 1/2) / n)    the Hann window of n cells, i counted from the window's origin
+    m       = sum_j w_j sum_k w_k m_jk   over the windows that cover a cell: j along y, k along x
+    w_i     = v_i / sum v                over the windows along the same axis that cover the cell
+    v       = sin^2(pi (i + 1/2) / n)    the Hann window of n cells, i counted from the window's origin
             = u^2 h(u) to 1.4e-7         u = (2i + 1) (2n - 2i - 1) / n^2, h the polynomial HANN
     x'      = a x + b m + c n + d h      n: the noise of these coordinates; h: what the step before kept
     kept    = keep_x x + keep_m m        h of the step after
 
-A product of integers makes v positive, and v_i and v_(n-1-i) the same bits. As windows form a grid, the sum over them
-of v_y v_x is the product of the sums: weights need the grid alone, and add up to one to rounding. Where a single window
-covers a cell its weight is exactly one, and this is the sampler's plain step. x, n and h are not read where their
-coefficients are 0.
+A product of integers makes v positive, and v_i and v_(n-1-i) the same bits. As windows form a grid, a weight is a
+product of two that need the grid alone. Weights add up to one to rounding: within 1e-6 where 64 windows along either
+axis cover a cell. Where a single one does, its weight is exactly one, and this is the sampler's plain step. x, n and h
+are not read where their coefficients are 0.
 
 Shapes   windows: (windows of the region, channels, rows, columns of a window); all else: (channels, rows, columns) of
          the region. float32 inside, or float64 if the windows are; one rounding on the way out. Memory: two regions.
@@ -34,8 +34,8 @@ Array = NDArray[Any]
 HANN = (  # highest power first, exactly representable in float32
     0.0007513029268011451, 0.00801614299416542, 0.06596045941114426, 0.30842170119285583, 0.6168503165245056,
 )  # fmt: skip
-AXIS = ("size", "window", "stride", "shift")
-COLUMN_NUMBERS = ("x0", "columns", "size_x", "window_x", "stride_x", "shift_x")  # what a column is the sum of
+AXIS = ("last", "count", "window", "stride", "shift")
+COLUMN_NUMBERS = ("x0", "columns", "last_x", "window_x", "stride_x", "shift_x")  # what a column is the sum of
 COEFFICIENTS = ("a", "b", "c", "d", "keep_x", "keep_m")
 
 
@@ -148,9 +148,11 @@ def gather_reference(grid: WindowGrid, region: tuple[int, int, int, int], window
     m = np.zeros((wanted[0], y1 - y0, x1 - x0), kind)
     spans = list(spans_reference(grid.columns, x0, x1, kind))
     for j, y in enumerate(spans_reference(grid.rows, y0, y1, kind)):
-        for i, x in enumerate(spans):
-            weight = y.weight[:, None] * x.weight
-            m[:, y.cells, x.cells] += weight * windows[j * len(spans) + i][:, y.inside, x.inside]
+        line = np.zeros((wanted[0], len(y.weight), x1 - x0), kind)
+        for k, x in enumerate(spans):
+            line[:, :, x.cells] += x.weight * windows[j * len(spans) + k][:, y.inside, x.inside]
+        line *= y.weight[:, None]
+        m[:, y.cells] += line
     return m
 
 
@@ -162,15 +164,16 @@ def launch_numbers(
     ValueError for a region outside the picture, or noise that the counter cannot hold.
     """
     y0, x0, y1, x1 = region
-    grid.cover(region)
+    down, across = grid.cover(region)
     seed, level, step = draw or Draw(0, 0, 0)
     Draw(seed, level, step).check()
     where = {"y0": y0, "x0": x0, "channels": channels, "rows": y1 - y0, "columns": x1 - x0}
     axes = {
         f"{name}_{at}": getattr(axis, name) for at, axis in (("y", grid.rows), ("x", grid.columns)) for name in AXIS
     }
+    slots = {"first_y": down.start, "first_x": across.start, "across": len(across)}
     coefficients = {name: float(getattr(row, name)) for name in COEFFICIENTS}
-    return {**where, **axes, "seed": seed, "level_step": level << 16 | step, **coefficients}
+    return {**where, **axes, **slots, "seed": seed, "level_step": level << 16 | step, **coefficients}
 
 
 def is_aligned(numbers: Mapping[str, int | float], strides: Iterable[int]) -> bool:

@@ -80,7 +80,8 @@ def test_hann_is_positive_the_same_from_both_ends_and_on_half_cells(n):
 @given(grids())
 @example(WindowGrid((29, 101), (16, 25), (12, 25)))  # window - overlap + window + 1; a sliver
 @example(WindowGrid((13, 7), (16, 16), (12, 12)))  # window - overlap + 1; a picture smaller than a window
-@example(WindowGrid((64, 64), (16, 16), (1, 1)))  # 256 windows over a cell
+@example(WindowGrid((80, 70), (24, 23), (1, 1)))  # 552 windows over a cell
+@example(WindowGrid((5, 200), (5, 64), (1, 1), (2, 0)))
 def test_weights_add_up_to_one_everywhere(grid):
     region = (0, 0, *grid.size)
     count = grid.shape[0] * grid.shape[1]

@@ -37,29 +37,22 @@ STRIDES = (
     "windows_slot", "windows_channel", "windows_row",
 )  # fmt: skip
 WHERE = (
-    "y0", "x0", "channels", "rows", "columns", "size_y", "window_y", "stride_y", "shift_y", "size_x", "window_x",
-    "stride_x", "shift_x",
+    "y0", "x0", "channels", "rows", "columns", "last_y", "count_y", "window_y", "stride_y", "shift_y", "last_x",
+    "count_x", "window_x", "stride_x", "shift_x", "first_y", "first_x", "across",
 )  # fmt: skip
 
 
 @triton.jit
-def _first(low, window, stride, shift):
-    """Axis.cover's first window."""
-    return tl.where(low < window, 0, (low - window + shift) // stride + 1)
+def _cover(low, high, last, count, window, stride, shift):
+    """Axis.cover: the first window, and one beyond the last."""
+    first = tl.where(low < window, 0, (low - window + shift) // stride + 1)
+    return first, tl.where(high > last, count, tl.cdiv(high + shift, stride))
 
 
 @triton.jit
-def _end(high, size, window, stride, shift):
-    """One beyond Axis.cover's last window."""
-    last = tl.maximum(size - window, 0)
-    count = tl.where(last > 0, tl.cdiv(last + shift, stride) + 1, 1)
-    return tl.where(high > last, count, tl.cdiv(high + shift, stride))
-
-
-@triton.jit
-def _inside(k, at, size, window, stride, shift, ALIGN: tl.constexpr):
+def _inside(k, at, last, window, stride, shift, ALIGN: tl.constexpr):
     """Where the cells `at` lie in window k, whether it covers them, and its weight there: zero where not."""
-    i = at - tl.minimum(tl.maximum(k * stride - shift, 0), tl.maximum(size - window, 0)) // ALIGN * ALIGN
+    i = at - tl.minimum(tl.maximum(k * stride - shift, 0), last) // ALIGN * ALIGN
     covered = (i >= 0) & (i < (window // ALIGN * ALIGN))
     u = ((2 * i + 1) * (2 * (window - i) - 1)).to(tl.float32) * tl.div_rn(1.0, (window * window).to(tl.float32))
     h = u * _HANN[0]
@@ -69,11 +62,11 @@ def _inside(k, at, size, window, stride, shift, ALIGN: tl.constexpr):
 
 
 @triton.jit
-def _total(first, end, at, size, window, stride, shift):
+def _total(begin, end, at, last, window, stride, shift):
     """The sum of these windows' weights at the cells `at`; 1 where none covers."""
     total = tl.zeros(at.shape, tl.float32)
-    for k in range(first, end):
-        _, _, weight = _inside(k, at, size, window, stride, shift, 1)
+    for k in range(begin, end):
+        _, _, weight = _inside(k, at, last, window, stride, shift, 1)
         total += weight
     return tl.where(total > 0.0, total, 1.0)
 
@@ -83,8 +76,9 @@ def blend_kernel(
     out_ptr, x_ptr, history_ptr, kept_ptr, windows_ptr, slots_ptr, out_channel: tl.int64, out_row: tl.int64,
     x_channel: tl.int64, x_row: tl.int64, history_channel: tl.int64, history_row: tl.int64, kept_channel: tl.int64,
     kept_row: tl.int64, windows_slot: tl.int64, windows_channel: tl.int64, windows_row: tl.int64, y0: tl.int32,
-    x0: tl.int32, channels: tl.int32, rows: tl.int32, columns: tl.int32, size_y: tl.int32, window_y: tl.int32,
-    stride_y: tl.int32, shift_y: tl.int32, size_x: tl.int32, window_x: tl.int32, stride_x: tl.int32, shift_x: tl.int32,
+    x0: tl.int32, channels: tl.int32, rows: tl.int32, columns: tl.int32, last_y: tl.int32, count_y: tl.int32,
+    window_y: tl.int32, stride_y: tl.int32, shift_y: tl.int32, last_x: tl.int32, count_x: tl.int32, window_x: tl.int32,
+    stride_x: tl.int32, shift_x: tl.int32, first_y: tl.int32, first_x: tl.int32, across: tl.int32,
     seed: tl.uint64, level_step: tl.uint32, a: tl.float32, b: tl.float32, c: tl.float32, d: tl.float32,
     keep_x: tl.float32, keep_m: tl.float32, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
@@ -103,26 +97,25 @@ def blend_kernel(
     history = tl.load(here + column[None, :], mask=inside & (d != 0.0), other=0.0).to(tl.float32)
 
     y_at, x_at = y0 + row, (x0 // ALIGN * ALIGN) + column
-    first_y = _first(y0 + top, window_y, stride_y, shift_y)
-    end_y = _end(y0 + tl.minimum(top + ROWS, rows), size_y, window_y, stride_y, shift_y)
-    first_x = _first(x0 + tl.maximum(left, 0), window_x, stride_x, shift_x)
-    end_x = _end(x0 + tl.minimum(left + COLUMNS, columns), size_x, window_x, stride_x, shift_x)
-    total_y = _total(first_y, end_y, y_at, size_y, window_y, stride_y, shift_y)
-    total_x = _total(first_x, end_x, x_at, size_x, window_x, stride_x, shift_x)
-    slot_y, slot_x = _first(y0, window_y, stride_y, shift_y), _first(x0, window_x, stride_x, shift_x)
-    across = _end(x0 + columns, size_x, window_x, stride_x, shift_x) - slot_x
+    low, high = y0 + top, y0 + tl.minimum(top + ROWS, rows)
+    begin_y, end_y = _cover(low, high, last_y, count_y, window_y, stride_y, shift_y)
+    low, high = x0 + tl.maximum(left, 0), x0 + tl.minimum(left + COLUMNS, columns)
+    begin_x, end_x = _cover(low, high, last_x, count_x, window_x, stride_x, shift_x)
+    total_y = _total(begin_y, end_y, y_at, last_y, window_y, stride_y, shift_y)
+    total_x = _total(begin_x, end_x, x_at, last_x, window_x, stride_x, shift_x)
     m = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for ky in range(first_y, end_y):
-        i, covered_y, v_y = _inside(ky, y_at, size_y, window_y, stride_y, shift_y, 1)
-        weight_y = tl.div_rn(v_y, total_y)[:, None]
-        line = i.to(tl.int64)[:, None] * (windows_row // ALIGN * ALIGN)
-        for kx in range(first_x, end_x):
-            j, covered_x, v_x = _inside(kx, x_at, size_x, window_x, stride_x, shift_x, ALIGN)
-            slot = tl.load(slots_ptr + (ky - slot_y) * across + (kx - slot_x)).to(tl.int64)
+    for ky in range(begin_y, end_y):
+        i, covered_y, v_y = _inside(ky, y_at, last_y, window_y, stride_y, shift_y, 1)
+        line = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for kx in range(begin_x, end_x):
+            j, covered_x, v_x = _inside(kx, x_at, last_x, window_x, stride_x, shift_x, ALIGN)
+            slot = tl.load(slots_ptr + (ky - first_y) * across + (kx - first_x)).to(tl.int64)
             pool = windows_ptr + slot * (windows_slot // ALIGN * ALIGN) + channel * (windows_channel // ALIGN * ALIGN)
+            pool += i.to(tl.int64)[:, None] * (windows_row // ALIGN * ALIGN)
             covered = inside & covered_y[:, None] & covered_x[None, :]
-            part = tl.load(pool + line + j[None, :], mask=covered, other=0.0).to(tl.float32)
-            m += weight_y * tl.div_rn(v_x, total_x)[None, :] * part
+            part = tl.load(pool + j[None, :], mask=covered, other=0.0).to(tl.float32)
+            line += tl.div_rn(v_x, total_x)[None, :] * part
+        m += tl.div_rn(v_y, total_y)[:, None] * line
 
     fresh = a * x + b * m
     if c != 0.0:
@@ -217,12 +210,12 @@ def _show(tensor: Tensor) -> str:
 
 
 def variants(capability: int) -> tuple[Variant, ...]:
-    """One dtype for windows and planes, aligned and not. Eight warps where ptxas would rather spill 8 bytes of four."""
-    warps = 8 if capability == 100 else 4
-    return tuple(_variant(dtype, align, warps) for dtype, align in itertools.product(("bf16", "fp16", "fp32"), (8, 1)))
+    """One dtype for windows and planes, aligned and not. The same for every capability."""
+    del capability
+    return tuple(_variant(dtype, align) for dtype, align in itertools.product(("bf16", "fp16", "fp32"), (8, 1)))
 
 
-def _variant(dtype: str, align: int, warps: int) -> Variant:
+def _variant(dtype: str, align: int) -> Variant:
     pointers: dict[str, str] = {f"{name}_ptr": f"*{dtype}" for name in (*PLANES, "windows")} | {"slots_ptr": "*i32"}
     constants: dict[str, Any] = {"ROWS": ROWS, "COLUMNS": COLUMNS, "ALIGN": align}
     return Variant(
@@ -234,7 +227,6 @@ def _variant(dtype: str, align: int, warps: int) -> Variant:
         | {"seed": "u64", "level_step": "u32"}
         | dict.fromkeys(COEFFICIENTS, "fp32"),
         constants=constants,
-        num_warps=warps,
         divisible=tuple(pointers) if align > 1 else (),
         grid=("cdiv(rows, ROWS) * cdiv(columns + x0 % 4, COLUMNS)", "channels", "1"),
         options=EXACT,
