@@ -40,9 +40,19 @@ def formula(q, k, v, scale, dtype):
     return torch.from_numpy(attention_reference(*arrays, scale=scale)).to(dtype)
 
 
-def check(found, q, k, v, scale):
+def check(found, q, k, v, scale, orders=1):
+    """At most twice the formula's error: that of one run, or the largest of several with q k' summed in other orders.
+
+    With sharp weights the largest error hangs on how one score was rounded. One run says what that comes to in a test
+    that never changes; for inputs drawn anew it has to be asked more than once.
+    """
     truth = formula(q, k, v, scale, torch.float64)
+    shuffle = torch.Generator().manual_seed(0)
     honest = (formula(q, k, v, scale, q.dtype).double() - truth).abs().max()
+    for _ in range(1, orders):
+        order = torch.randperm(q.shape[-1], generator=shuffle).to(q.device)
+        again = formula(q[..., order], k[..., order], v, scale, q.dtype)
+        honest = torch.maximum(honest, (again.double() - truth).abs().max())
     error = (found.cpu().double() - truth).abs().max()
     assert error <= 2 * honest + torch.finfo(q.dtype).eps, (error, honest)
 
@@ -108,7 +118,7 @@ def test_any_pages_in_any_order(data, device):
     q = rows(generator, 1, 2, queries, 40, order="blhw").to(dtype).to(device)
     k = uneven(rows(generator, 1, 2, tokens, 40, spare=spare)).to(dtype).to(device)
     v = rows(generator, 1, 2, tokens, 40, order="lbhw").to(dtype).to(device)
-    check(in_pages(q, k, v, 0.2, cuts, order), q, k, v, 0.2)
+    check(in_pages(q, k, v, 0.2, cuts, order), q, k, v, 0.2, orders=8)
 
 
 def test_a_constant_stands_for_repeated_keys(device):
@@ -151,16 +161,15 @@ def test_rows_past_two_to_the_31_elements(device):
     """The rows lie 2^26 numbers apart in memory that is promised and never touched between them."""
     generator = torch.Generator().manual_seed(7)
     step = 1 << 26
-    memory = torch.empty(34 * step + 32, dtype=torch.bfloat16, device=device)
-    k = torch.as_strided(memory, (1, 1, 35, 32), (step, step, step, 1))
-    k.copy_(rows(generator, 1, 1, 35, 32))
-    out = torch.as_strided(memory, (1, 1, 35, 32), (step, step, step, 1))
-    q = rows(generator, 1, 1, 35, 32).to(torch.bfloat16).to(device)
-    keys = k.contiguous()
-    found = attention(q, k, scale=0.2, blocks=SMALL)
-    check(found, q, keys, keys, 0.2)
-    attention(q, keys, scale=0.2, out=out, blocks=SMALL)
-    assert torch.equal(out, found)
+    memory = torch.empty(34 * step + 96, dtype=torch.bfloat16, device=device)
+    q, k, out = (torch.as_strided(memory, (1, 1, 35, 32), (step, step, step, 1), 32 * i) for i in range(3))
+    for x in (q, k):
+        x.copy_(rows(generator, 1, 1, 35, 32))
+    attention(q, k, scale=0.2, out=out, blocks=SMALL)
+    check(out, *(x.contiguous() for x in (q, k, k)), 0.2)
+    state = State.empty(q)
+    page(q, k, state=state, scale=0.2, blocks=SMALL)
+    assert torch.equal((state.o / state.l[..., None]).to(torch.bfloat16), out)
 
 
 def one(*shape, dtype=torch.float32):

@@ -34,8 +34,8 @@ def starts_of(sizes):
 
 @triton.jit
 def _aligned(offset, ALIGN: tl.constexpr):
-    """The same number, which the compiler now knows to be a multiple of ALIGN: loads become wide."""
-    return offset // ALIGN * ALIGN
+    """The same number in 64 bits, which the compiler now knows to be a multiple of ALIGN: loads become wide."""
+    return offset.to(tl.int64) // ALIGN * ALIGN
 
 
 @triton.jit
@@ -142,6 +142,7 @@ def attention_kernel(
                 WIDTH, CHUNK, SHARED, True, BLOCK_M, BLOCK_N,
             )  # fmt: skip
     # Where rows lie is computed anew, from a value that the compiler cannot know to be the same: kept, it would spill.
+    # (For a state, which is contiguous, 32 bits are enough, and keeping them is what does not spill.)
     zero = 0 if WRITES else tl.minimum(keys, 0)
     first = (tl.program_id(0) + zero) * BLOCK_M
     head = (tl.program_id(1) + zero).to(tl.int64)
