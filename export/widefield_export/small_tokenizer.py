@@ -5,6 +5,7 @@ Any text can be tokenised, as every byte has a token; words of captions are one 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -22,9 +23,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def sample_captions(seed: int, count: int) -> list[str]:
-    """Captions of worlds that nobody rendered: any shares of sea and river."""
+    """Captions of worlds that nobody rendered: any shares of sea, river and cloud."""
     rng = np.random.default_rng([seed, count])
-    shares = [{"sea": sea, "river": river} for sea in (0.0, 0.5, 1.0) for river in (0.0, 0.2)]
+    shares = [
+        {"sea": sea, "river": river, "cloud": cloud}
+        for sea in (0.0, 0.5, 1.0)
+        for river in (0.0, 0.2)
+        for cloud in (0.0, 0.2, 0.6)
+    ]
     return [
         caption(rng, draw_scene(rng), shares[int(rng.integers(len(shares)))], float(rng.choice(SCALES_M)))
         for _ in range(count)
@@ -44,7 +50,7 @@ def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, symbols in spelt.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in itertools.pairwise(symbols):
                 pairs[pair] += words[word]
         if not pairs:
             break
@@ -73,7 +79,8 @@ def build_tokenizer(captions: Iterable[str]) -> Any:
     symbols = letters + [letter + "</w>" for letter in letters]
     merges = learn_merges(words, VOCABULARY - len(symbols) - 2)
     vocabulary = {token: k for k, token in enumerate([*symbols, *("".join(m) for m in merges), START, END])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    pairs: Any = merges
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=MAX_TOKENS)
 
 
 def vocabulary_files(tokenizer: Any) -> dict[str, str]:

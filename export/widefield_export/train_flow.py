@@ -89,15 +89,16 @@ class Pool:
 
 def tokens_of(tokenizer: Any, captions: list[str]) -> Tensor:
     """(n, length) int16, cut and padded."""
-    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return ids.to(torch.int16)  # type: ignore[no-any-return]
+    ids: Tensor = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids.to(torch.int16)
 
 
 def flow_loss(denoiser: Any, latents: Tensor, context: Tensor, times: Tensor, noise: Tensor) -> Tensor:
     """The loss at the head of this file; times (n,), the rest (n, c, h, w), context (n, length, width)."""
     t = times[:, None, None, None]
     velocity = denoiser((1 - t) * latents + t * noise, 1000 * times, context).sample
-    return (velocity - (noise - latents)).pow(2).mean()
+    error: Tensor = velocity - (noise - latents)
+    return error.pow(2).mean()
 
 
 class FlowRun(Run):
@@ -158,7 +159,9 @@ class FlowRun(Run):
         parts: Any = self.ema
         generator = torch.Generator().manual_seed(1)
         losses = []
-        for latents, tokens in zip(self.unseen.latents.split(16), self.unseen.tokens[:, 0].split(16), strict=True):
+        for latents, tokens in zip(
+            torch.split(self.unseen.latents, 16), torch.split(self.unseen.tokens[:, 0], 16), strict=True
+        ):
             times = (torch.arange(len(latents)) + 0.5) / len(latents)
             noise = torch.randn(latents.shape, generator=generator)
             context = parts["text"](tokens.long().to(self.options.device)).last_hidden_state

@@ -149,7 +149,8 @@ class Run:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch"].cpu())
-        self.step, self.seconds, self.loss = int(state["clock"][0]), *state["clock"][1:]
+        step, self.seconds, self.loss = state["clock"]
+        self.step = int(step)
         self.commands = [*state["commands"], *self.commands]
         self.history = state["history"]
         return state

@@ -74,6 +74,11 @@ def scale_words(metres_per_px: float) -> Words:
     return next(words for bound, words in SCALE if metres_per_px <= bound)
 
 
+def cloud_word(share: float) -> str:
+    """What to call the clouds that cover this share of a view."""
+    return "clear" if share < 0.04 else "scattered" if share < 0.35 else "cloudy"
+
+
 def _pick(rng: np.random.Generator, words: Words) -> str:
     return words[int(rng.integers(len(words)))]
 
@@ -119,18 +124,15 @@ def details(rng: np.random.Generator, scene: Scene, shares: Mapping[str, float])
 def caption(rng: np.random.Generator, scene: Scene, shares: Mapping[str, float], metres_per_px: float) -> str:
     """One caption of one view."""
     parts = [subject(rng, scene)]
-    if scene.light != "day" or rng.random() < 0.3:
-        if rng.random() < 0.92:
-            parts.append(_pick(rng, LIGHT[scene.light]))
-    if scene.clouds != "clear" or rng.random() < 0.2:
-        if rng.random() < 0.9:
-            parts.append(_pick(rng, CLOUDS[scene.clouds]))
+    if rng.random() < (0.28 if scene.light == "day" else 0.92):
+        parts.append(_pick(rng, LIGHT[scene.light]))
+    clouds = cloud_word(shares["cloud"])
+    if rng.random() < (0.18 if clouds == "clear" else 0.9):
+        parts.append(_pick(rng, CLOUDS[clouds]))
     parts += [word for word in details(rng, scene, shares) if rng.random() < 0.4]
     scale = _pick(rng, scale_words(metres_per_px)) if rng.random() < 0.75 else ""
-    if rng.random() < 0.55:
-        text = " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
-    else:
-        text = ", ".join(parts)
+    joined = 2 if rng.random() < 0.55 else 1  # the first parts run on without a comma
+    text = ", ".join([" ".join(parts[:joined]), *parts[joined:]])
     if not scale:
         return text
     joins_of = scale.startswith(("a ", "an ")) and rng.random() < 0.7

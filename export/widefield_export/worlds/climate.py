@@ -48,7 +48,6 @@ def _position(x: Field, knots: tuple[float, ...]) -> tuple[Field, Field]:
     return lower, (place - lower).astype(np.float32)
 
 
-@np.errstate(all="raise")
 def vegetation(temperature: Field, moisture: Field) -> Field:
     """The table of colours, read bilinearly."""
     row, t = _position(temperature, TEMPERATURES)

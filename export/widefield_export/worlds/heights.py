@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from widefield_export.worlds.noise import SAMPLES, Field, hash_unit, octave_noise, waves
+from widefield_export.worlds.noise import SAMPLES, Field, Index, hash_unit, octave_noise, waves
 from widefield_export.worlds.pyramid import Span, enlarge
 from widefield_export.worlds.world import World
 
@@ -40,6 +40,11 @@ def slopes(h: Field, spacing_m: float) -> tuple[Field, Field]:
     """Central differences of heights with one cell to spare on each side: rise per metre, downwards and rightwards."""
     k = np.float32(0.5 / spacing_m)
     return (h[2:, 1:-1] - h[:-2, 1:-1]) * k, (h[1:-1, 2:] - h[1:-1, :-2]) * k
+
+
+def steepness(down: Field, right: Field, least: float = 0.0) -> Field:
+    """The length of a slope, plus `least`."""
+    return np.asarray(np.sqrt(down * down + right * right) + np.float32(least), np.float32)
 
 
 def top_octave(world: World) -> int:
@@ -111,7 +116,7 @@ def _fractal(world: World, state: Field, noise: Field, share: float) -> Field:
 def _gullies(world: World, wider: Field, span: Span, octave: int) -> Field:
     """Waves across the slope of everything coarser: their valleys run downhill and meet."""
     down, right = slopes(wider, 2.0**octave)
-    steep = np.sqrt(down * down + right * right) + np.float32(1e-6)
+    steep = steepness(down, right, 1e-6)
     across = np.stack([-right / steep, down / steep])
     wave = waves(world.seed, octave, span.rows, span.columns, across)
     dry = smoothstep(wider[1:-1, 1:-1], -60.0, 20.0)
@@ -126,13 +131,12 @@ def _dunes(world: World, state: Field, span: Span, octave: int) -> Field:
     wave = waves(world.seed + 1, octave, span.rows, span.columns, along, skew=0.6)
     length = 2.0**octave * SAMPLES
     strength = 0.03 if length > 300 else 0.012
-    sandy = smoothstep(state[MINERAL] + np.float32(world.temperature < 0), -0.7, 0.5) * smoothstep(
-        state[HEIGHT], 5.0, 60.0
-    )
+    sandy = smoothstep(state[MINERAL] + np.float32(world.temperature < 0), -0.7, 0.5)
+    sandy = sandy * smoothstep(state[HEIGHT], 5.0, 60.0)
     return np.asarray(np.float32(world.dunes * strength * length) * sandy * wave, np.float32)
 
 
-def _volcanoes(world: World, rows: np.ndarray, columns: np.ndarray, warp: Field) -> Field:
+def _volcanoes(world: World, rows: Index, columns: Index, warp: Field) -> Field:
     """Cones with craters, at most one to a cell; heights in metres."""
     cells = 2.0**9 / (VOLCANO_KM * 1000)
     y = (rows[:, None] + np.float32(0.35) * warp[0]) * cells

@@ -86,12 +86,12 @@ def cloud_field(sky: Sky, span: Span, octave: int) -> Field:
         share = length / (2.0**CLOUD_TOP_OCTAVE * SAMPLES)
         state[0] += noise[0] * np.float32(0.75 * share**0.32)
         state[1:] += noise[1:] * np.float32((0.035 if share > 0.1 else 0.006) * length)
-    return state[0]
+    return np.asarray(state[0], np.float32)
 
 
 def cloud_alpha(field: Field, sky: Sky) -> Field:
     """How much a cloud hides, from 0 to almost 1."""
-    threshold = 1.25 - 2.1 * sky.clouds
+    threshold = 1.05 - 2.1 * sky.clouds
     return smoothstep(field, threshold, threshold + 1.5) ** np.float32(0.8) * np.float32(0.97)
 
 

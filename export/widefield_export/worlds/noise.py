@@ -36,7 +36,8 @@ def table() -> Field:
     octaves = np.log2(np.maximum(np.hypot(ky, kx), 1e-9) * TEXELS)
     ring = np.exp(-0.5 * (octaves / 0.45) ** 2)
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((CHANNELS, TABLE_PX, TABLE_PX))) * ring)
-    return (noise / noise.std(axis=(1, 2), keepdims=True)).astype(np.float32).reshape(CHANNELS, -1)
+    unit = noise / noise.std(axis=(1, 2), keepdims=True)
+    return np.asarray(unit.reshape(CHANNELS, -1), np.float32)
 
 
 @lru_cache(maxsize=4096)
@@ -120,5 +121,5 @@ def waves(seed: int, octave: int, rows: Index, columns: Index, along: Field, ske
             imaginary += weight * np.sin(phase)
     size = np.sqrt(real * real + imaginary * imaginary) + np.float32(0.05)
     if skew:
-        return np.cos(np.arctan2(imaginary, real) + np.float32(skew) * imaginary / size)
-    return real / size ** np.float32(0.7)
+        return np.asarray(np.cos(np.arctan2(imaginary, real) + np.float32(skew) * imaginary / size), np.float32)
+    return np.asarray(real / size ** np.float32(0.7), np.float32)

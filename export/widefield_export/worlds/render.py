@@ -1,6 +1,6 @@
 """A picture of a world: `render(world, sky, y, x, size_px, metres_per_px)`.
 
-    land state -> rivers cut valleys -> ground, sea and ice by coverage -> sun and shadow -> city lights -> clouds -> air
+    land -> rivers cut valleys -> ground, sea and ice by coverage -> sun and shadow -> city lights -> clouds -> air
 
 Everything is computed on lattices at absolute indices, so crops agree with the whole, and a view at twice the scale
 shares all coarser octaves with it.
@@ -14,7 +14,7 @@ import numpy as np
 
 from widefield.errors import BadRequest
 from widefield_export.worlds import climate, farms, light, water
-from widefield_export.worlds.heights import GLOW, HEIGHT, MINERAL, land, slopes, smoothstep
+from widefield_export.worlds.heights import GLOW, HEIGHT, MINERAL, land, slopes, smoothstep, steepness
 from widefield_export.worlds.noise import Field
 from widefield_export.worlds.pyramid import Span
 from widefield_export.worlds.world import Sky, World
@@ -48,7 +48,7 @@ def render(world: World, sky: Sky, y: int, x: int, size_px: int, metres_per_px: 
         state[HEIGHT] -= water.fjords(wide, metres_per_px) * np.float32(world.fjords) * (state[HEIGHT] + 350)
     down, right = slopes(state[HEIGHT], metres_per_px)
     state, river, near = water.inner(state), water.inner(river), water.inner(near)
-    steep = np.sqrt(down * down + right * right)
+    steep = steepness(down, right)
 
     wet = near * np.float32(0.35 if world.temperature > 2 else 0.05)
     colour = climate.ground(world, state, wet, steep, metres_per_px)
@@ -74,10 +74,8 @@ def render(world: World, sky: Sky, y: int, x: int, size_px: int, metres_per_px: 
     colour = light.clouded(colour, field, alpha, sky) if sky.clouds else colour
     colour = light.hazed(colour, sky, metres_per_px)
     shares = {"sea": sea, "river": river, "ice": ice, "cloud": alpha}
-    return View(
-        np.ascontiguousarray(light.developed(colour).transpose(1, 2, 0)),
-        {k: float(v.mean()) for k, v in shares.items()},
-    )
+    pixels = np.ascontiguousarray(light.developed(colour).transpose(1, 2, 0))
+    return View(pixels, {name: float(share.mean()) for name, share in shares.items()})
 
 
 def _under_sky(

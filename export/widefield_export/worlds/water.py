@@ -11,7 +11,17 @@ from __future__ import annotations
 import numpy as np
 
 from widefield_export.worlds.climate import mix
-from widefield_export.worlds.heights import HEIGHT, MINERAL, RIVER, RIVERS_KM, RUGGED, TEMPERATURE, slopes, smoothstep
+from widefield_export.worlds.heights import (
+    HEIGHT,
+    MINERAL,
+    RIVER,
+    RIVERS_KM,
+    RUGGED,
+    TEMPERATURE,
+    slopes,
+    smoothstep,
+    steepness,
+)
 from widefield_export.worlds.noise import Field
 from widefield_export.worlds.world import World
 
@@ -43,25 +53,25 @@ def rivers(world: World, state: Field, metres_per_px: float) -> tuple[Field, Fie
     lush = np.clip(np.float32(0.25 + world.moisture) + np.float32(0.12) * inner(state[RUGGED]), 0.1, 1)
     high = np.maximum(h - 2, 0) * np.float32(0.8)
     for order, longest_km in enumerate(RIVERS_KM):
-        longest, width = np.float32(longest_km * 1000), np.float32(longest_km * 1000 * RIVER_WIDTH)
+        longest, width = longest_km * 1000, longest_km * 1000 * RIVER_WIDTH
         if 60 * width < metres_per_px or not world.rivers:
             continue
         field = state[RIVER + order]
         down, right = slopes(field, metres_per_px)
-        steep = np.sqrt(down * down + right * right) + np.float32(0.15) / longest
-        off = np.abs(inner(field))
-        strength = np.float32(min(1.0, world.rivers * (1.6 - 0.2 * order)))
+        off, steep = np.abs(inner(field)), steepness(down, right, 0.15 / longest)
+        flowing = np.float32(min(1.0, world.rivers * (1.6 - 0.2 * order))) * (
+            1 - smoothstep(h, 500.0 + 500 * order, 1100.0 + 700 * order)
+        )
         if order:  # tributaries dry out
-            strength = strength * smoothstep(lush, 0.35 + 0.08 * order, 0.6 + 0.08 * order)
-        flowing = strength * (1 - smoothstep(h, 500.0 + 500 * order, 1100.0 + 700 * order))
-        broad = width * (1 + np.float32(0.3) * inner(state[RIVER + (order + 1) % len(RIVERS_KM)]))
-        broad = broad * (np.float32(0.45) + np.float32(0.55) * (1 - smoothstep(h, 0.0, 500.0)))
-        strip = coverage(off / steep / np.float32(metres_per_px), broad / np.float32(metres_per_px))
+            flowing = flowing * smoothstep(lush, 0.35 + 0.08 * order, 0.6 + 0.08 * order)
+        broad = np.float32(width / metres_per_px) * (1 - np.float32(0.55) * smoothstep(h, 0.0, 500.0))
+        broad = broad * (1 + np.float32(0.3) * inner(state[RIVER + (order + 1) % len(RIVERS_KM)]))
+        strip = coverage(off / (steep * np.float32(metres_per_px)), broad)
         water = np.maximum(water, strip * smoothstep(flowing, 0.15, 0.4))
-        roughly = off * longest / 7  # metres, where the field is as steep as it is on average
-        near = np.maximum(near, np.exp(-((roughly / (5 * width)) ** 2)) * flowing)
-        depth = np.minimum(high, width * np.float32(0.4 + 1.8 * world.gullies))
-        cut = np.maximum(cut, np.exp(-((roughly / (9 * width)) ** 2)) * flowing * depth)
+        roughly = off * np.float32(longest / 7 / width)  # widths, where the field is as steep as it is on average
+        near = np.maximum(near, np.exp(-((roughly / 5) ** 2)) * flowing)
+        depth = np.minimum(high, np.float32(width * (0.4 + 1.8 * world.gullies)))
+        cut = np.maximum(cut, np.exp(-((roughly / 9) ** 2)) * flowing * depth)
     return water, np.asarray(near, np.float32), np.asarray(cut, np.float32)
 
 
@@ -71,9 +81,7 @@ def fjords(state: Field, metres_per_px: float) -> Field:
     for order in (0, 1):
         down, right = slopes(state[RIVER + order], metres_per_px)
         metres = RIVERS_KM[order] * 1000
-        distance = np.abs(inner(state[RIVER + order])) / (
-            np.sqrt(down * down + right * right) + np.float32(0.2 / metres)
-        )
+        distance = np.asarray(np.abs(inner(state[RIVER + order])) / steepness(down, right, 0.2 / metres), np.float32)
         out = np.maximum(out, 1 - smoothstep(distance, 500.0 + 0.002 * metres, 1800.0 + 0.008 * metres))
     return out
 
