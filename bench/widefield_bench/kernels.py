@@ -12,7 +12,6 @@ the measured ceiling of its kind: a bfloat16 product of 8192^3 and a copy on the
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import subprocess
 import sys
@@ -88,8 +87,7 @@ def measure(run: Run, right: set[tuple[str, str]]) -> None:
         if any(form == case.form for form, _ in right):
             for name, rival in case.rivals.items():
                 time_one(run, case.form, name, rival, *work)
-        del case, build, work
-        gc.collect()
+        del case, build  # what it holds on the device, before the next one takes as much
 
 
 def time_one(run: Run, form: str, by: str, launch: Callable[[], Any], flop: float, nbytes: float) -> None:

@@ -17,6 +17,7 @@ from house.places import ROOT
 from widefield_kernels import compiled, manifest
 from widefield_kernels.jit.variant import CAPABILITIES, SHARED_NBYTES
 
+pytestmark = pytest.mark.timeout(1800)  # whoever asks for the matrix first waits for it: a minute or two on two cores
 BIN = Path(pytest.importorskip("triton").__file__).parent / "backends/nvidia/bin"
 
 

@@ -10,7 +10,10 @@ from widefield_kernels.compiled import CompiledKernel, grid_rule, pack
 from widefield_kernels.jit.interpreter import interpreted
 from widefield_kernels.manifest import KernelFault
 
-pytestmark = pytest.mark.skipif(not interpreted(), reason="a GPU is here: bench/device.sh launches the compiled forms")
+pytestmark = [
+    pytest.mark.skipif(not interpreted(), reason="a GPU is here: bench/device.sh launches the compiled forms"),
+    pytest.mark.timeout(1800),  # whoever asks for the matrix first waits for it: a minute or two on two cores
+]
 BUILDERS = list(cases("quick", "cpu"))
 
 
