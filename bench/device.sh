@@ -2,7 +2,7 @@
 # On a machine with an NVIDIA GPU: compile the kernels for it, check both forms of each against its formula, and time them
 # beside the machine's ceilings and torch. Under nine minutes; the table comes last, all numbers go to $OUT/kernels.json.
 #
-#     bench/device.sh [--only 'attention.*'] [--minutes 8]          further arguments go to widefield_bench.kernels
+#     bench/device.sh [--only 'attention.*'] [--minutes 7.5]         further arguments go to widefield_bench.kernels
 #
 # Needs python3 (or $PYTHON) with torch for CUDA, triton, cupy and numpy. Nothing is installed, no setting is changed.
 set -euo pipefail

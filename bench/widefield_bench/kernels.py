@@ -20,9 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from widefield_bench.common import about, child_environment, table, write_rows
+from widefield_kernels.manifest import KernelFault, read_manifest
+
+if TYPE_CHECKING:
+    from widefield_bench.kernel_cases import Case
 
 COLUMNS = ("form", "by", "error", "ms", "tflops", "tbps", "of_ceiling", "note")
 
@@ -55,19 +59,37 @@ def check(run: Run, only: Sequence[str]) -> set[tuple[str, str]]:
     from widefield_bench.kernel_cases import cases
     from widefield_kernels.compiled import load
 
-    right = set()
+    right: set[tuple[str, str]] = set()
     for build in cases("quick" if run.quick else "check", run.device):
         case = build()
         if not any(fnmatch(case.form, name) for name in only):
             continue
-        errors = {"triton": case.error(case.launch())}
+        check_one(run, case, "triton", right)
         if run.device == "cuda":
-            with instead(case.module, case.kernel, compiled_form([load(form) for form in case.forms])):
-                errors["compiled"] = case.error(case.launch())
-        for by, error in errors.items():
-            run.add(case.form, by, error=error, note="" if error <= 1 else "WRONG")
-            right |= {(case.form, by)} if error <= 1 else set()
+            try:
+                act = compiled_form([load(form) for form in case.forms])
+            except KernelFault as fault:
+                run.add(case.form, "compiled", note=f"WRONG: {fault}")
+                continue
+            with instead(case.module, case.kernel, act):
+                check_one(run, case, "compiled", right)
     return right
+
+
+def check_one(run: Run, case: Case, by: str, right: set[tuple[str, str]]) -> None:
+    """Launch, overwrite every result, launch again and compare: what is not written is found."""
+    from triton.errors import TritonError
+
+    try:
+        for result in case.launch():
+            result.fill_(float("nan") if result.is_floating_point() else 85)
+        error = case.error(case.launch())
+    except (KernelFault, TritonError) as fault:  # one kernel that cannot be launched is not all of them
+        run.add(case.form, by, note=f"WRONG: {str(fault).strip().splitlines()[0]}")
+        return
+    run.add(case.form, by, error=error, note="" if error <= 1 else "WRONG")
+    if error <= 1:
+        right.add((case.form, by))
 
 
 def measure(run: Run, right: set[tuple[str, str]]) -> None:
@@ -102,9 +124,8 @@ def time_one(run: Run, form: str, by: str, launch: Callable[[], Any], flop: floa
     try:
         ms = Clock(run.device, *((2, 0) if run.quick else ())).quantiles_ms(launch)
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as refusal:  # torch's word for "no such kernel here"
-        if by in ("triton", "compiled"):
-            raise
-        run.add(form, by, note=f"torch cannot: {str(refusal).strip().splitlines()[0][:60]}")
+        said = str(refusal).strip().partition("\n")[0][:60]
+        run.add(form, by, note=f"{'WRONG' if by in ('triton', 'compiled') else 'torch cannot'}: {said}")
         return
     rate = {"tflops": flop / ms[1] / 1e9} if flop else {"tbps": nbytes / ms[1] / 1e9}
     ((kind, value),) = rate.items()
@@ -129,7 +150,7 @@ def bench(options: argparse.Namespace) -> int:
     measure(run, right)
     head = about() | {"gpu": describe(run.device), "ceilings": limits, "quick": run.quick}
     write_rows(options.out / "kernels.json", run.rows, head)
-    wrong = [row for row in run.rows if row.get("note") == "WRONG"]
+    wrong = [row for row in run.rows if row.get("note", "").startswith("WRONG")]
     print(table(run.rows, COLUMNS))
     card = head["gpu"].get("name", "a CPU, in the interpreter: the times mean nothing")
     print(f"{card}: copy {limits['tbps']:.3g} TB/s, bf16 product {limits['tflops']:.4g} TFLOP/s; {len(wrong)} wrong")
@@ -138,8 +159,6 @@ def bench(options: argparse.Namespace) -> int:
 
 def compile_all(target: Path) -> int:
     """Compile for all architectures, print the table, and keep what the manifest says of registers and memory."""
-    from widefield_kernels.manifest import read_manifest
-
     environment = {name: value for name, value in child_environment().items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "widefield_kernels.jit.build", "--table"], env=environment, check=False
@@ -160,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny inputs, each run a few times: to see it run")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="patterns of names (all)")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "build/device")), help="folder of JSON")
-    parser.add_argument("--minutes", type=float, default=8.0, help="start nothing after these (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=7.5, help="start nothing after these (%(default)s)")
     parser.add_argument("--seed", type=int, help="of the inputs; otherwise fresh ones")
     parser.add_argument("--compile", type=Path, metavar="FILE", help="compile instead, and keep the table here")
     options = parser.parse_args(arguments)

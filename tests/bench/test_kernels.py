@@ -10,6 +10,7 @@ import torch
 
 from house.places import ROOT
 from widefield_bench import kernel_cases, kernels
+from widefield_kernels.manifest import KernelFault
 
 
 def run(folder, *only: str) -> tuple[int, list[dict]]:
@@ -42,6 +43,30 @@ def test_what_is_wrong_is_not_timed(tmp_path, monkeypatch, capsys):
     assert status == 1
     assert [(row["by"], row["note"]) for row in rows] == [("triton", "WRONG")]
     assert capsys.readouterr().out.splitlines()[-1].endswith("1 wrong")
+
+
+def test_what_is_not_written_is_found(tmp_path, monkeypatch):
+    """A launch that does nothing leaves the results of the one before, were they not overwritten."""
+    plain, launches = kernel_cases.noise.normal, []
+
+    def once(*arguments):
+        launches.append(arguments)
+        return plain(*arguments) if len(launches) == 1 else arguments[-1]
+
+    monkeypatch.setattr(kernel_cases.noise, "normal", once)
+    status, rows = run(tmp_path, "noise.*")
+    assert status == 1 and [row["note"] for row in rows] == ["WRONG"]
+
+
+def test_a_kernel_that_cannot_be_launched_is_a_row(tmp_path, monkeypatch):
+    def fails(*_):
+        raise KernelFault("no such kernel")
+
+    monkeypatch.setattr(kernel_cases.noise, "normal", fails)
+    status, rows = run(tmp_path, "noise.*", "norm.apply.nhwc.fp32")
+    assert status == 1
+    assert [row["note"] for row in rows if row["form"] == "noise.fp32"] == ["WRONG: no such kernel"]
+    assert any(row["form"] == "norm.apply.nhwc.fp32" and row.get("ms") for row in rows), "the others go on"
 
 
 def test_nothing_is_begun_when_time_is_up(tmp_path):
