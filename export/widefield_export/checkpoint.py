@@ -70,7 +70,7 @@ def load_autoencoder(path: Path) -> Autoencoder:
     places, problems = arrange(_shapes(parts.tensors), wanted)
     if problems:
         raise BadCheckpoint(
-            f"{path} has {_some(problems)}; wanted the {len(wanted)} tensors of its config, {parts.family}; "
+            f"{path} has {some(problems)}; wanted the {len(wanted)} tensors of its config, {parts.family}; "
             "take config and weights from the same model"
         )
     state = _read({name: parts.tensors[place] for name, place in places.items()}, wanted)
@@ -88,7 +88,7 @@ def _folder(path: Path) -> _Parts:
     index = path / "model_index.json"
     if not index.is_file():
         return _autoencoder_folder(path, ())
-    components = _json(index)
+    components = read_json(index)
     entry = components.get("vae")
     if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)):
         names = ", ".join(name for name in components if not name.startswith("_")) or "nothing"
@@ -105,13 +105,13 @@ def _autoencoder_folder(path: Path, read: tuple[Path, ...]) -> _Parts:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise BadCheckpoint(_no_config(path))
-    config = _json(config_file)
+    config = read_json(config_file)
     family = config.pop("_class_name", None)
     if family not in FAMILIES:
         raise BadCheckpoint(
             f"{config_file} has class {family}; wanted one of {', '.join(FAMILIES)}; export one of these"
         )
-    more, weights = _weight_files(path)
+    more, weights = weight_files(path, _WEIGHTS)
     tensors: dict[str, Stored] = {}
     for file in weights:
         tensors |= read_header(file)
@@ -125,37 +125,37 @@ def _no_config(path: Path) -> str:
         state, remedy = ("is empty" if path.is_dir() else "does not exist"), "download the model again"
     elif any(name.endswith(".safetensors") for name in names):
         state, remedy = (
-            f"has {_some(names)} and no config.json",
+            f"has {some(names)} and no config.json",
             "give the .safetensors file itself, or add a config.json",
         )
     else:
-        state, remedy = f"has {_some(names)} and no config.json", "give a diffusers folder or a .safetensors file"
+        state, remedy = f"has {some(names)} and no config.json", "give a diffusers folder or a .safetensors file"
     return f"{path} {state}; wanted model_index.json or config.json there; {remedy}"
 
 
-def _weight_files(path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """(index files, weight files) of an autoencoder's folder: full precision if it is there, else its one variant."""
-    found = {p.name: p for p in sorted(path.iterdir()) if p.name.startswith(_WEIGHTS)}
+def weight_files(path: Path, stem: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """(index files, weight files) of a component's folder: full precision if it is there, else its one variant."""
+    found = {p.name: p for p in sorted(path.iterdir()) if p.name.startswith(stem)}
     whole = [p for p in found.values() if p.suffix == ".safetensors" and "-of-" not in p.name]
     indexes = [p for p in found.values() if ".safetensors.index." in p.name]
-    if f"{_WEIGHTS}.safetensors" in found:
-        return (), (found[f"{_WEIGHTS}.safetensors"],)
-    if f"{_WEIGHTS}.safetensors.index.json" in found:
-        return _sharded(found[f"{_WEIGHTS}.safetensors.index.json"])
+    if f"{stem}.safetensors" in found:
+        return (), (found[f"{stem}.safetensors"],)
+    if f"{stem}.safetensors.index.json" in found:
+        return _sharded(found[f"{stem}.safetensors.index.json"])
     match [*whole, *indexes]:
         case [one]:
             return _sharded(one) if one in indexes else ((), (one,))
         case []:
             for p in sorted(path.iterdir()):
                 refuse_pickle(p)
-            raise BadCheckpoint(f"{path} has a config and no weights; wanted {_WEIGHTS}.safetensors; download it again")
+            raise BadCheckpoint(f"{path} has a config and no weights; wanted {stem}.safetensors; download it again")
         case several:
-            names = _some([p.name for p in several])
-            raise BadCheckpoint(f"{path} has {names}; wanted one; rename the one to use to {_WEIGHTS}.safetensors")
+            names = some([p.name for p in several])
+            raise BadCheckpoint(f"{path} has {names}; wanted one; rename the one to use to {stem}.safetensors")
 
 
 def _sharded(index: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    places = _json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(Path(str(n)).name == n for n in places.values()):
         raise BadCheckpoint(f"{index} has no usable weight_map; wanted names of files beside it; download it again")
     shards = tuple(index.parent / name for name in sorted(set(places.values())))
@@ -185,7 +185,7 @@ def _recognised(path: Path, shapes: Shapes) -> Known:
     if not like:
         looked, nearest = ", ".join(problems), min(problems, key=lambda name: len(problems[name]))
         raise BadCheckpoint(
-            f"{path} has {_some(sorted(shapes))} (against {nearest}: {_some(problems[nearest])}); wanted exactly the "
+            f"{path} has {some(sorted(shapes))} (against {nearest}: {some(problems[nearest])}); wanted exactly the "
             f"tensors of the autoencoder of {looked}, alone or under first_stage_model. or vae.; {decides}: name it "
             f"{_WEIGHTS}.safetensors there"
         )
@@ -264,12 +264,13 @@ def _shapes(tensors: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
     return {name: stored.shape for name, stored in tensors.items()}
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """A few of `names`, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The table in a JSON file. BadCheckpoint where there is none."""
     try:
         read = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as cause:

@@ -196,25 +196,32 @@ class _Turns(nn.Module):
     makes them, and the position's are made in float32, so no float64 is left in the graph.
     """
 
+    cosine: Tensor
+    sine: Tensor
+    down: Tensor
+    along: Tensor
+    inside: Tensor
+
     def __init__(self, embed: Any, rows: int, columns: int, tokens: int) -> None:
         super().__init__()
         self.original = embed
         ids = torch.zeros(tokens + rows * columns, 3)
         ids[tokens:, 1] = torch.arange(rows).repeat_interleave(columns)
         ids[tokens:, 2] = torch.arange(columns).repeat(rows)
-        self.cosine, self.sine = (part.float() for part in embed(ids))
         rates = [embed.theta ** (-torch.arange(0, width, 2).double() / width) for width in embed.axes_dim]
-        axis = torch.repeat_interleave(torch.arange(3), torch.tensor(embed.axes_dim))
         rate = torch.cat(rates).repeat_interleave(2).float()
+        axis = torch.repeat_interleave(torch.arange(3), torch.tensor(embed.axes_dim))
         inside = torch.zeros(tokens + rows * columns, 1)
         inside[tokens:] = 1.0
-        self.along = [(axis == k).float() * rate for k in (1, 2)]
-        self.inside = inside
+        cosine, sine = (part.float() for part in embed(ids))
+        down, along = ((axis == k).float() * rate for k in (1, 2))
+        for name, value in (("cosine", cosine), ("sine", sine), ("down", down), ("along", along), ("inside", inside)):
+            self.register_buffer(name, value, persistent=False)
         self.position: list[Tensor] = []  # of the call under way
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         place = self.position[-1]
-        angle = self.inside * (place[0] * self.along[0] + place[1] * self.along[1])[None]
+        angle = self.inside * (place[0] * self.down + place[1] * self.along)[None]
         cosine, sine = angle.cos(), angle.sin()
         return self.cosine * cosine - self.sine * sine, self.sine * cosine + self.cosine * sine
 

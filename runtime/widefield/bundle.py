@@ -25,6 +25,9 @@ manifest.json, version 2:
     and of each graph: file, inputs, outputs, parameters (frozen values, by shape), and two polynomials in the tile's
     rows and columns, [a, b, c] for a rc + b (r + c) + c: flops, and live_elements (the peak is the largest of them).
     Graphs of planes also have the margins of their inputs (their results have none) and mask_cells, the margin of masks
+
+A bundle of a whole checkpoint has denoiser, text, schedulers and defaults too: widefield.parts describes them. A key
+that a runtime may leave alone without being wrong, as these, does not raise the version.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield.errors import BadBundle
+from widefield.parts import Parts, parse_parts
 
 FORMAT = "widefield-bundle"
 VERSION = 2
@@ -206,8 +210,15 @@ class Bundle:
     def component(self, name: str) -> Component:
         """The component of that name; raises BadBundle where there is none."""
         if name not in self.components:
-            raise BadBundle(f"{self.path} has no {name}; it holds {', '.join(self.components)}; export one that has it")
+            raise BadBundle(
+                f"{self.path} has no {name}; it holds {', '.join(self.components) or 'neither'}; export one that has it"
+            )
         return self.components[name]
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What the bundle has beside its autoencoder: denoiser, text encoders, samplers."""
+        return parse_parts(self.manifest)
 
     @cached_property
     def digest(self) -> str:
@@ -254,13 +265,13 @@ def open_bundle(path: Path | str) -> Bundle:
     try:
         components = {name: _component(name, entry) for name, entry in manifest["components"].items()}
         bundle = Bundle(path, manifest, components)
-        _ = bundle.name, bundle.family, bundle.scale, bundle.latent_channels, bundle.weights_nbytes
+        _ = bundle.name, bundle.family, bundle.scale, bundle.latent_channels, bundle.weights_nbytes, bundle.parts
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise BadBundle(f"{path / MANIFEST} lacks or garbles {cause}; export the checkpoint again") from cause
-    for component in components.values():
-        for graph in component.graphs:
-            if graph.file not in manifest["files"]:
-                raise BadBundle(f"{path / MANIFEST} uses {graph.file!r} and does not list it; export again")
+    graphs = [graph.file for component in components.values() for graph in component.graphs]
+    for file in (*graphs, *bundle.parts.files):
+        if file not in manifest["files"]:
+            raise BadBundle(f"{path / MANIFEST} uses {file!r} and does not list it; export again")
     return bundle
 
 

@@ -1,0 +1,153 @@
+"""Components of a checkpoint: the module without its weights, and where each weight is. Nothing is downloaded.
+
+folder      config.json and safetensors beside it, whole, sharded or of one variant (checkpoint.py finds them)
+weights     read one at a time, converted and written to the bundle, then mapped from there into the module
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from widefield.errors import BadCheckpoint
+from widefield.sources import first_line
+from widefield_export.checkpoint import read_json, some, weight_files
+from widefield_export.configs.header import FLOATS, Stored, read_header
+from widefield_export.weights import Place, Source, mapped, write_weights
+
+TEXT_CLASSES = (
+    "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model", "GemmaModel",
+)  # fmt: skip
+# Old and new names of transformers' modules differ by what they are in; the rest of a name does not change.
+_INSIDE = ("", "text_model.", "model.")
+_LEFT = ("vision_model.", "visual_projection.", "logit_scale", "lm_head.", "decoder.")  # of larger models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A module on the meta device, its weights by its own names, and the files they are in."""
+
+    model: Any
+    sources: Mapping[str, Source]
+    files: tuple[Path, ...]
+
+    def settle(self, path: Path) -> dict[str, Place]:
+        """Write the weights to `path` and map them into the module, which then evaluates without gradients."""
+        places = write_weights(path, self.sources)
+        self.model.load_state_dict(mapped(path), strict=False, assign=True)
+        twins = tied_names(self.model)
+        if twins:
+            self.model.tie_weights()
+        self.model.eval().requires_grad_(False)
+        return places | {target: places[source] for target, source in twins.items()}
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        return sum(math.prod(source.shape) for source in self.sources.values())
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """Weights of a transformers model that are another one's under a second name: {second: first}."""
+    tied = getattr(model, "_tied_weights_keys", None)
+    names = model.state_dict().keys()
+    pairs = tied.items() if isinstance(tied, Mapping) else ()
+    return {target: source for target, source in pairs if target in names and source in names}
+
+
+def build(library: str, family: str, config: Mapping[str, Any], where: Path) -> Any:
+    """The module of a class of diffusers or transformers: parameters without memory, buffers as computed.
+
+    BadCheckpoint for a class that is not there and a config that does not fit it.
+    """
+    import diffusers
+    import transformers
+    from accelerate import init_empty_weights
+
+    kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], family, None)
+    if kind is None:
+        raise BadCheckpoint(f"{where} has class {family}, which this {library} lacks; install a newer one")
+    try:
+        with warnings.catch_warnings(), init_empty_weights(include_buffers=False):
+            warnings.simplefilter("ignore")
+            if library == "diffusers":
+                return kind.from_config(dict(config))
+            return kind(kind.config_class.from_dict(dict(config)))
+    except Exception as cause:  # the config is the user's, and both libraries raise what their constructors meet
+        raise BadCheckpoint(
+            f"{where}: no {family} can be built from its config ({first_line(cause)}); wanted one that fits its class; "
+            "download it again"
+        ) from cause
+
+
+def arrange_names(model: Any, stored: Mapping[str, Stored], where: Path) -> dict[str, Source]:
+    """The weights of `stored` by the module's names. BadCheckpoint for what is missing, left over, or another shape."""
+    twins = tied_names(model)
+    wanted = {n: tuple(t.shape) for n, t in model.state_dict().items() if n not in twins}
+    found: dict[str, Source] = {}
+    used: set[str] = set()
+    problems: list[str] = []
+    for name, shape in wanted.items():
+        names = [name, *(target for target, source in twins.items() if source == name)]
+        place = next((p for n in names for p in _spellings(n) if p in stored), None)
+        if place is None:
+            problems.append(f"no {name}")
+        elif stored[place].shape != shape:
+            problems.append(f"{place} of shape {stored[place].shape} instead of {shape}")
+        else:
+            found[name] = stored_source(stored[place])
+            used.update(p for n in names for p in _spellings(n))
+    left = [n for n in stored if n not in used and not n.endswith(".position_ids") and not n.startswith(_LEFT)]
+    problems += [f"an unknown {name}" for name in left]
+    if problems:
+        raise BadCheckpoint(
+            f"{where} has {some(problems)}; wanted the {len(wanted)} tensors of its config, {type(model).__name__}; "
+            "take config and weights from the same model"
+        )
+    return found
+
+
+def _spellings(name: str) -> list[str]:
+    bare = next((name.removeprefix(p) for p in _INSIDE[1:] if name.startswith(p)), name)
+    return [name, *(prefix + bare for prefix in _INSIDE)]
+
+
+def stored_source(stored: Stored) -> Source:
+    """One tensor of a file. BadCheckpoint for one that is no plain float: a quantised model."""
+    if stored.dtype not in FLOATS:
+        raise BadCheckpoint(
+            f"{stored.name} in {stored.file} is {stored.dtype}; wanted {', '.join(FLOATS)}; take the model before it "
+            "was quantised"
+        )
+    return Source(stored.shape, lambda: _read(stored))
+
+
+@lru_cache(maxsize=2)
+def _mapped(path: Path, changed_ns: int) -> dict[str, Tensor]:
+    return mapped(path)
+
+
+def _read(stored: Stored) -> Tensor:
+    return _mapped(stored.file, stored.file.stat().st_mtime_ns)[stored.name]
+
+
+def from_folder(folder: Path, library: str, family: str, stem: str) -> Part:
+    """A component of a diffusers pipeline's folder. `stem` begins the names of its weight files."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise BadCheckpoint(f"{folder} has no config.json; wanted a {family} there; download the model again")
+    config = read_json(file)
+    config.pop("_class_name", None)
+    model = build(library, family, config, file)
+    more, weights = weight_files(folder, stem)
+    stored: dict[str, Stored] = {}
+    for shard in weights:
+        stored |= read_header(shard)
+    return Part(model, arrange_names(model, stored, folder), (file, *more, *weights))
