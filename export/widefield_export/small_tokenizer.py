@@ -10,10 +10,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from widefield.errors import BadRequest
 from widefield_export.worlds.captions import caption
 from widefield_export.worlds.draw import SCALES_M, draw_scene
 
@@ -81,6 +83,15 @@ def build_tokenizer(captions: Iterable[str]) -> Any:
     vocabulary = {token: k for k, token in enumerate([*symbols, *("".join(m) for m in merges), START, END])}
     pairs: Any = merges
     return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=MAX_TOKENS)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer that a pipeline was saved with."""
+    from transformers import CLIPTokenizer
+
+    if not (folder / "tokenizer.json").exists():
+        raise BadRequest(f"no tokenizer in {folder}; wanted tokenizer.json; train without --resume first")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def vocabulary_files(tokenizer: Any) -> dict[str, str]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from widefield.errors import BadRequest, WidefieldError
 from widefield_export.sample_sheet import PROMPTS, sample_sheet
 from widefield_export.small_pipeline import build_denoiser, build_pipeline, build_text_encoder
-from widefield_export.small_tokenizer import build_tokenizer, sample_captions, vocabulary_files
+from widefield_export.small_tokenizer import build_tokenizer, load_tokenizer, sample_captions, vocabulary_files
 from widefield_export.training_run import Run, RunOptions
 from widefield_export.worlds.pictures import CAPTIONS, draw_picture
 
@@ -39,14 +39,15 @@ class FlowOptions(RunOptions):
 
     autoencoder: Path = Path()
     peak_rate: float = 8e-4
-    ema: float = 0.9995
+    ema: float = 0.999
+    save_every_minutes: float = 8.0
     channels: tuple[int, ...] = (64, 96, 128)
     sheet: Path | None = None  # a PNG of samples
     pool: int = 8192
     first: int = 256  # pictures in the pool before the first step
     new_every: int = 4  # steps from one new picture to the next, once the pool is full
     side_px: int = 256
-    batch: int = 64
+    batch: int = 32
     whole_odds: float = 0.2
     blank_odds: float = 0.1
     checks: int = 64
@@ -108,7 +109,8 @@ class FlowRun(Run):
         torch.manual_seed(options.seed)
         self.given = options
         self.autoencoder = load_autoencoder(options.autoencoder).to(options.device)
-        self.tokenizer = build_tokenizer(sample_captions(0, 4000))
+        kept = options.out / "pipeline" / "tokenizer"  # words may have been added since; its tokens may not move
+        self.tokenizer = load_tokenizer(kept) if options.resume else build_tokenizer(sample_captions(0, 2000))
         denoiser = build_denoiser(self.autoencoder.config.latent_channels, options.channels)
         parts = {"denoiser": denoiser, "text": build_text_encoder(self.tokenizer)}
         super().__init__(options, torch.nn.ModuleDict(parts), MODULE)
@@ -178,7 +180,7 @@ class FlowRun(Run):
         for name, text in vocabulary_files(self.tokenizer).items():
             (folder / "tokenizer" / name).write_text(text, encoding="utf-8")
         if self.given.sheet is not None:
-            sample_sheet(pipeline, PROMPTS, seed=1).save(self.given.sheet)
+            sample_sheet(pipeline, PROMPTS, seed=1, side=self.given.side_px).save(self.given.sheet)
         return {
             "loss_unseen": round(self.unseen_loss(), 5),
             "pictures_drawn": self.pool.drawn,

@@ -1,4 +1,4 @@
-"""Train the small pipeline's autoencoder on procedural worlds.
+"""Train the small pipeline's autoencoder on procedural worlds; train_flow.py trains the rest on its latents.
 
 A pool of pictures is kept in memory and one is replaced every few steps, so drawing does not bound the training; which
 picture is where follows from the step alone, so a resumed run draws the same ones.
@@ -71,10 +71,10 @@ class AutoencoderRun(Run):
             self.freeze_encoder(options.out / "vae")
         for index in range(self.drawn - options.pool, self.drawn):
             self.draw(index)
-        first = [draw_picture(options.seed + UNSEEN + 1, k, 256).pixels for k in range(options.basis)]
+        first = [draw_picture(options.seed + UNSEEN + 1, k, options.pool_side).pixels for k in range(options.basis)]
         pixels = torch.from_numpy(np.stack(first)).permute(0, 3, 1, 2).to(options.device) / 127.5 - 1
         self.components = principal_components(pixels, options.latent_channels)
-        self.checks = [draw_picture(options.seed + UNSEEN, k, 256).pixels for k in range(options.checks)]
+        self.checks = [draw_picture(options.seed + UNSEEN, k, options.pool_side).pixels for k in range(options.checks)]
 
     def freeze_encoder(self, folder: Path) -> None:
         """Take the averaged encoder that `folder` holds, with its scale, and train the decoder alone from here on."""
