@@ -7,7 +7,7 @@ What lives between two stages is held in memory or, past the limit, in scratch f
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,8 @@ from widefield.attend import Attention
 from widefield.bundle import Bundle, Component, GraphSpec, SiteSpec
 from widefield.engine import EngineOptions, open_engine
 from widefield.held import Held, Planes, Squares
-from widefield.sampling import exact_tiles, spread_places, spread_tokens, stages, stratified_cells
+from widefield.keys import chosen_tokens, keys_error, some_queries, tokens_of
+from widefield.sampling import exact_tiles, stages, stratified_cells
 from widefield.scratch import Scratch
 from widefield.summary import Summary
 from widefield.tiles import Source, input_shapes, size_in_cells
@@ -96,6 +97,7 @@ class _Sweep:
         self.engine = replace(options.engine, backend="ort", precision="f32", keeps=True)
         self.arrays: dict[str, Array] = {}
         self.moments: dict[str, NDArray[np.float64]] = {}
+        self.keys_error = 0.0  # of sites after sampled attentions, in standard deviations
         self.pool = ThreadPoolExecutor(options.engine.workers)
 
     def run(self) -> Summary:
@@ -148,7 +150,7 @@ class _Sweep:
             into = {name: held[name].target(start, stop) for name in values}
             into |= {name: array[start:stop] for name, array in found.items()}
             if site.kind == "attention":
-                into[f"site.{site.index}.tokens"] = np.empty((stop - start, *_tokens(site, held)), np.float32)
+                into[f"site.{site.index}.tokens"] = np.empty((stop - start, *tokens_of(site, held)), np.float32)
             full = {name: _filled(array, batch) for name, array in into.items()}
             engine.run({name: _filled(x, batch) for name, x in feeds.items()}, full)
             for name, array in into.items():
@@ -180,6 +182,8 @@ class _Sweep:
         count = held.inside_cells * site.scale**2 * (site.channels // site.groups)
         whole = merge_reference(count, mean, m2)
         of_mean, of_variance = standard_errors(count, mean, m2, held.fraction)
+        of_mean = np.hypot(of_mean, self.keys_error * np.sqrt(whole.variance))
+        of_variance = np.hypot(of_variance, 2 * self.keys_error * whole.variance)
         gamma, beta = (self.bundle.weight(self.component.name, name) for name in (site.gamma, site.beta))
         scale, shift = freeze_reference(whole, gamma, beta, site.eps)
         self.arrays[f"{site.result}.scale"], self.arrays[f"{site.result}.shift"] = scale, shift
@@ -213,6 +217,8 @@ class _Sweep:
             self._over(held, batch, run)
         finally:
             attention.close()
+        if self.limit_keys is not None:
+            self.keys_error = math.hypot(self.keys_error, keys_error(some_queries(held, site), keys))
 
     def _forget(self, index: int) -> None:
         """Release what no later stage reads."""
@@ -222,29 +228,6 @@ class _Sweep:
         for held in (self.planes, self.squares):
             if held is not None:
                 held.forget(wanted)
-
-
-def chosen_tokens(site: SiteSpec, held: Held, limit: int | None, seed: int) -> list[tuple[int, NDArray[np.int64]]]:
-    """Of each tile, (index of its first key, which of its tokens become keys): all that lie in the picture, or about
-    `limit` of them, spread evenly."""
-    per_tile, _ = _tokens(site, held)
-    if isinstance(held, Planes):
-        scale = site.scale
-        height, width = held.height * scale, held.width * scale
-        rows, columns = held.rows * scale, held.columns * scale
-        y, x = np.divmod(spread_places(height, width, limit or height * width, seed), width)
-        tile, local = y // rows * -(-width // columns) + x // columns, y % rows * columns + x % columns
-    else:
-        total = len(held.tiles) * per_tile
-        tile, local = np.divmod(spread_tokens(1, total, limit or total, seed), per_tile)
-    order = np.argsort(tile, kind="stable")
-    edges = np.searchsorted(tile[order], np.arange(len(held.tiles) + 1))
-    return [(int(a), local[order[a:b]]) for a, b in itertools.pairwise(edges)]
-
-
-def _tokens(site: SiteSpec, held: Held) -> tuple[int, int]:
-    """(tokens, width) of a tile."""
-    return held.rows * held.columns * site.scale**2, site.width
 
 
 def _statistics(site: SiteSpec, held: Held) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import widefield
 from widefield.geometry import Region, morton_order
+from widefield.keys import keys_error
 from widefield.sampling import (
     CELL,
     default_cells,
@@ -99,3 +100,13 @@ def test_early_stages_run_over_the_picture_while_that_is_cheaper():
     assert found == sorted(found, reverse=True)
     assert found[0] == len(decoder.sites) and found[1] > 0 and found[-1] == 0
     assert stages(decoder, 4096, 4096, "exact") == (len(decoder.sites), 0, None)
+
+
+def test_what_hangs_on_the_choice_of_keys_shrinks_with_their_number():
+    rng = np.random.default_rng(0)
+    query = rng.standard_normal((500, 12)).astype(np.float32)
+    keys = (rng.standard_normal((4096, 12)) * np.linspace(0.2, 2, 12)).astype(np.float32)
+    few, many = keys_error(query, keys[:64]), keys_error(query, keys)
+    assert 0 < 2 * many < few < 1
+    assert keys_error(query, np.repeat(keys[:50], 2, 0)) == pytest.approx(0, abs=1e-6)
+    assert keys_error(query, keys[:1]) == 0
