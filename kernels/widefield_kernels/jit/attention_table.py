@@ -31,15 +31,18 @@ HALF: Table = {
     256: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
     512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 16, 8, 2), 100: Config(32, 32, 8, 2)},
 }
+SINGLE: Table = {
+    32: {0: Config(32, 32, 8, 1, 32)},
+    48: {0: Config(32, 32, 8, 1, 16)},
+    160: {0: Config(32, 32, 8, 1, 32)},
+    256: {0: Config(32, 16, 8, 1, 32)},
+    512: {0: Config(16, 16, 8, 1, 64)},
+}
 # Where keys are their own values there is room for more of them.
-SHARED: Table = HALF | {
+HALF_SHARED: Table = HALF | {
     512: {0: Config(32, 32, 8, 2, 128), 80: Config(64, 32, 8, 2), 90: Config(64, 32, 8, 2)},
 }
-SINGLE: Table = {
-    64: {0: Config(32, 32, 8, 1, 32)},
-    256: {0: Config(32, 32, 8, 1, 32)},
-    512: {0: Config(32, 16, 8, 1, 32)},
-}
+SINGLE_SHARED: Table = SINGLE | {512: {0: Config(32, 16, 8, 1, 32)}}
 
 
 def padded(width: int) -> int:
@@ -49,6 +52,6 @@ def padded(width: int) -> int:
 
 def config(width: int, *, half: bool, shared: bool, capability: int) -> Config:
     """Of the smallest row that serves this width; ValueError past 512."""
-    table = SINGLE if not half else SHARED if shared else HALF
+    table = (HALF_SHARED if shared else HALF) if half else (SINGLE_SHARED if shared else SINGLE)
     by_capability = table[min(limit for limit in table if limit >= padded(width))]
     return by_capability.get(capability, by_capability[0])
