@@ -87,8 +87,25 @@ def build(library: str, family: str, config: Mapping[str, Any], where: Path) -> 
         ) from cause
 
 
-def arrange_names(model: Any, stored: Mapping[str, Stored], where: Path) -> dict[str, Source]:
-    """The weights of `stored` by the module's names. BadCheckpoint for what is missing, left over, or another shape."""
+def sources_of(stored: Mapping[str, Stored]) -> dict[str, Source]:
+    """Tensors as sources, without what is no weight of a component. BadCheckpoint for a quantised one."""
+    kept = {n: s for n, s in stored.items() if not n.endswith(".position_ids") and not n.startswith(_LEFT)}
+    return {name: _source(one) for name, one in kept.items()}
+
+
+def arrange_names(model: Any, sources: Mapping[str, Source], where: Path | str) -> dict[str, Source]:
+    """The weights by the module's names. BadCheckpoint for what is missing, left over, or of another shape."""
+    found, problems = match_names(model, sources)
+    if problems:
+        raise BadCheckpoint(
+            f"{where} has {some(problems)}; wanted the {len(model.state_dict())} tensors of its config, "
+            f"{type(model).__name__}; take config and weights from the same model"
+        )
+    return found
+
+
+def match_names(model: Any, sources: Mapping[str, Source]) -> tuple[dict[str, Source], list[str]]:
+    """(the weights by the module's names, what does not fit)."""
     twins = tied_names(model)
     wanted = {n: tuple(t.shape) for n, t in model.state_dict().items() if n not in twins}
     found: dict[str, Source] = {}
@@ -96,22 +113,15 @@ def arrange_names(model: Any, stored: Mapping[str, Stored], where: Path) -> dict
     problems: list[str] = []
     for name, shape in wanted.items():
         names = [name, *(target for target, source in twins.items() if source == name)]
-        place = next((p for n in names for p in _spellings(n) if p in stored), None)
+        place = next((p for n in names for p in _spellings(n) if p in sources), None)
         if place is None:
             problems.append(f"no {name}")
-        elif stored[place].shape != shape:
-            problems.append(f"{place} of shape {stored[place].shape} instead of {shape}")
+        elif sources[place].shape != shape:
+            problems.append(f"{place} of shape {sources[place].shape} instead of {shape}")
         else:
-            found[name] = stored_source(stored[place])
-            used.update(p for n in names for p in _spellings(n))
-    left = [n for n in stored if n not in used and not n.endswith(".position_ids") and not n.startswith(_LEFT)]
-    problems += [f"an unknown {name}" for name in left]
-    if problems:
-        raise BadCheckpoint(
-            f"{where} has {some(problems)}; wanted the {len(wanted)} tensors of its config, {type(model).__name__}; "
-            "take config and weights from the same model"
-        )
-    return found
+            found[name] = sources[place]
+        used.update(p for n in names for p in _spellings(n))
+    return found, [*problems, *(f"an unknown {name}" for name in sources if name not in used)]
 
 
 def _spellings(name: str) -> list[str]:
@@ -119,7 +129,7 @@ def _spellings(name: str) -> list[str]:
     return [name, *(prefix + bare for prefix in _INSIDE)]
 
 
-def stored_source(stored: Stored) -> Source:
+def _source(stored: Stored) -> Source:
     """One tensor of a file. BadCheckpoint for one that is no plain float: a quantised model."""
     if stored.dtype not in FLOATS:
         raise BadCheckpoint(
@@ -150,4 +160,4 @@ def from_folder(folder: Path, library: str, family: str, stem: str) -> Part:
     stored: dict[str, Stored] = {}
     for shard in weights:
         stored |= read_header(shard)
-    return Part(model, arrange_names(model, stored, folder), (file, *more, *weights))
+    return Part(model, arrange_names(model, sources_of(stored), folder), (file, *more, *weights))

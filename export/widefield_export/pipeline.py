@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from widefield.errors import BadCheckpoint, BadRequest
-from widefield_export.bases import Base, base_of, defaults_of
+from widefield_export.bases import NAMED, Base, base_of, defaults_of
 from widefield_export.checkpoint import read_json
 from widefield_export.components import TEXT_CLASSES, Part, from_folder
+from widefield_export.configs.header import read_header
 from widefield_export.denoisers import OUTPUT, Window, denoiser, native_window
+from widefield_export.detect import detect
 from widefield_export.families import latent_channels
 from widefield_export.graph_onnx import write_graph
 from widefield_export.samplers import load_scheduler, write_samplers
@@ -93,7 +95,37 @@ def pipeline_options(
 
 def open_checkpoint(path: Path, options: PipelineOptions) -> Checkpoint | None:
     """What a checkpoint holds beside its autoencoder; None for an autoencoder alone, and for what is no checkpoint."""
-    return open_folder(path, options) if path.is_dir() else None
+    if path.is_dir():
+        return open_folder(path, options)
+    return open_file(path, options) if path.is_file() and path.suffix == ".safetensors" else None
+
+
+def open_file(path: Path, options: PipelineOptions) -> Checkpoint | None:
+    """A single file of a whole model or of its denoiser; None for another, which may be an autoencoder's."""
+    found = detect(path, read_header(path))
+    if found is None:
+        return None
+    rule = rule_of(found.variant.base)
+    encoders: dict[str, Callable[[], Part]] = {}
+    tokenizers: dict[str, Path] = {}
+    missing = f"{path} holds no tokenizers"
+    if options.text is not None:
+        index = read_json(options.text / "model_index.json")
+        encoders, tokenizers, missing = folder_text(options.text, index, rule)
+        encoders |= {name: made for name, made in found.encoders.items() if name in encoders}
+    scheduler = load_scheduler({**found.variant.scheduler, **found.prediction}, path)
+    return Checkpoint(
+        NAMED[found.variant.base],
+        found.denoiser.model.config,
+        found.denoiser,
+        scheduler,
+        encoders,
+        tokenizers,
+        zeros=found.variant.zeros,
+        missing=missing,
+        has_autoencoder=found.has_autoencoder,
+        files=[path],
+    )
 
 
 def open_folder(folder: Path, options: PipelineOptions) -> Checkpoint | None:
