@@ -4,12 +4,8 @@ Ordinary classes of diffusers and transformers in an ordinary StableDiffusionPip
 exactly the export that any checkpoint goes through. What the autoencoder is trained to make small:
 
     loss = mean |e| + 2 mean e^2 + 1/2 mean |grad e| + 1/2 mean |e at half size| + 1/4 mean |e at quarter size|
-         + 2e-3 (mean_c (E[z_c^2] - 1)^2 + mean_c E[z_c]^2) + a mean (z - p(x))^2
+         + 2e-3 (mean_c (E[z_c^2] - 1)^2 + mean_c E[z_c]^2)
     e = decode(z + POSTERIOR_STD n) - x,    z = encode(x).mean,    n standard normal
-
-p(x) are the first principal components of squares of 8 x 8 px, each scaled to unit deviation: what the best linear
-autoencoder would keep. a, the anchor, starts at 1 and falls: encoder and decoder learn at once instead of one
-after the other, and the latents stay as smooth as pictures are.
 
 Shapes   x: (n, 3, height, width) in [-1, 1]; z: (n, latent channels, height / 8, width / 8), of about unit deviation.
 """
@@ -17,7 +13,6 @@ Shapes   x: (n, 3, height, width) in [-1, 1]; z: (n, latent channels, height / 8
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-POSTERIOR_STD = 0.08
+POSTERIOR_STD = 0.03
 TEXT_WIDTH = 128
 
 
@@ -43,34 +38,15 @@ def build_autoencoder(latent_channels: int, channels: tuple[int, ...]) -> Any:
         sample_size=256,
     )
     with torch.no_grad():  # no gradient reaches the log variance, and nothing decays, so it stays where it is put
+        model.quant_conv.weight.copy_(torch.eye(2 * latent_channels)[:, :, None, None])
+        model.quant_conv.bias.zero_()
         model.quant_conv.weight[latent_channels:] = 0
         model.quant_conv.bias[latent_channels:] = 2 * math.log(POSTERIOR_STD)
     return model.to(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True, slots=True)
-class Components:
-    """p of the head of this file: weight (c, 3, 8, 8), bias (c,)."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        return F.conv2d(pixels, self.weight, self.bias, stride=8)
-
-
-def principal_components(pixels: Tensor, count: int) -> Components:
-    """The first `count` of the squares of 8 x 8 px in pixels (n, 3, height, width)."""
-    squares = F.unfold(pixels.double(), 8, stride=8).transpose(1, 2).flatten(0, 1)
-    mean = squares.mean(0)
-    variances, vectors = torch.linalg.eigh((squares - mean).T @ (squares - mean) / len(squares))
-    basis = (vectors / variances.clamp_min(1e-12).sqrt()).T.flip(0)[:count]
-    basis = basis * basis.sum(1, keepdim=True).sign()  # eigenvectors have no sign of their own
-    return Components(basis.reshape(count, 3, 8, 8).float(), -(basis @ mean).float())
-
-
-def autoencoder_losses(model: Any, pixels: Tensor, components: Components, anchor: float) -> tuple[Tensor, Tensor]:
-    """The loss at the head of this file, and the mean square error alone; `anchor` is a."""
+def autoencoder_losses(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss at the head of this file, and the mean square error alone."""
     with torch.autocast(pixels.device.type, torch.bfloat16):
         latents = model.encode(pixels).latent_dist.mean.float()
         error = model.decode(latents + POSTERIOR_STD * torch.randn_like(latents)).sample.float() - pixels
@@ -80,7 +56,7 @@ def autoencoder_losses(model: Any, pixels: Tensor, components: Components, ancho
     coarse = half.abs().mean() / 2 + F.avg_pool2d(half, 2).abs().mean() / 4
     moments = (latents.pow(2).mean((0, 2, 3)) - 1).pow(2).mean() + latents.mean((0, 2, 3)).pow(2).mean()
     loss = error.abs().mean() + 2 * square + slopes / 2 + coarse + 2e-3 * moments
-    return loss + anchor * F.mse_loss(latents, components(pixels)), square.detach()
+    return loss, square.detach()
 
 
 def build_denoiser(latent_channels: int, channels: tuple[int, ...] = (64, 96, 128)) -> Any:

@@ -172,9 +172,10 @@ class FlowRun(Run):
         return float(np.mean(losses))
 
     def write(self) -> dict[str, Any]:
-        """The pipeline's folder with the averaged weights, and a sheet of samples."""
+        """The pipeline's folder with the averaged weights and the decoder as it is by now, and a sheet of samples."""
         parts: Any = self.ema
-        pipeline = build_pipeline(self.autoencoder, parts["denoiser"], parts["text"], self.tokenizer)
+        autoencoder = load_autoencoder(self.given.autoencoder).to(self.options.device)
+        pipeline = build_pipeline(autoencoder, parts["denoiser"], parts["text"], self.tokenizer)
         folder = self.options.out / "pipeline"
         pipeline.save_pretrained(folder)
         for name, text in vocabulary_files(self.tokenizer).items():

@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from widefield.errors import WidefieldError
+from widefield_export.linear_encoder import make_linear, principal_components
 from widefield_export.reconstruction import contact_sheet, psnr, reconstruct
-from widefield_export.small_pipeline import autoencoder_losses, build_autoencoder, principal_components
+from widefield_export.small_pipeline import autoencoder_losses, build_autoencoder
 from widefield_export.training_run import Run, RunOptions
 from widefield_export.worlds.pictures import draw_picture
 
@@ -45,10 +46,8 @@ class AutoencoderOptions(RunOptions):
     batch_px: int = 8 * 64 * 64
     sides: tuple[int, ...] = (64, 96, 128, 192)
     side_odds: tuple[float, ...] = (0.5, 0.3, 0.12, 0.08)
-    anchor_share: float = 0.5  # of the run until the anchor rests at `anchor_floor`
-    anchor_floor: float = 0.01
     decoder_only: bool = False  # denoisers trained on the latents stay valid
-    basis: int = 48  # pictures that the principal components are of
+    basis: int = 160  # pictures that the principal components are of
     checks: int = 24
 
 
@@ -57,35 +56,37 @@ class AutoencoderRun(Run):
 
     def __init__(self, options: AutoencoderOptions) -> None:
         torch.manual_seed(options.seed)
-        super().__init__(options, build_autoencoder(options.latent_channels, options.channels), MODULE)
+        model = build_autoencoder(options.latent_channels, options.channels)
+        if not options.resume:
+            make_linear(model.encoder, principal_components(self.first_pictures(options), options.latent_channels))
+        super().__init__(options, model, MODULE)
         self.given = options
         self.rng = np.random.default_rng(options.seed)
-        self.drawn, self.square = options.pool, 0.1
+        self.drawn, self.square, self.scaling = options.pool, 0.1, 1.0
         if options.resume:
             state = self.restore()
             self.rng.bit_generator.state = state["numpy"]
-            self.drawn = state["drawn"]
+            self.drawn, self.scaling = state["drawn"], state["scaling"]
         shape = (options.pool, options.pool_side, options.pool_side, 3)
         self.pixels: NDArray[np.uint8] = np.empty(shape, np.uint8)
         if options.decoder_only:
-            self.freeze_encoder(options.out / "vae")
+            self.freeze_encoder()
         for index in range(self.drawn - options.pool, self.drawn):
             self.draw(index)
-        first = [draw_picture(options.seed + UNSEEN + 1, k, options.pool_side).pixels for k in range(options.basis)]
-        pixels = torch.from_numpy(np.stack(first)).permute(0, 3, 1, 2).to(options.device) / 127.5 - 1
-        self.components = principal_components(pixels, options.latent_channels)
         self.checks = [draw_picture(options.seed + UNSEEN, k, options.pool_side).pixels for k in range(options.checks)]
 
-    def freeze_encoder(self, folder: Path) -> None:
-        """Take the averaged encoder that `folder` holds, with its scale, and train the decoder alone from here on."""
-        from diffusers import AutoencoderKL
+    @staticmethod
+    def first_pictures(options: AutoencoderOptions) -> torch.Tensor:
+        """Pictures that neither training nor its checks see, for the components: (n, 3, side, side) in [-1, 1]."""
+        seed, side = options.seed + UNSEEN + 1, options.pool_side
+        pictures = [draw_picture(seed, index, side).pixels for index in range(options.basis)]
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
 
-        saved = AutoencoderKL.from_pretrained(folder, local_files_only=True)
-        for model in (self.model, self.ema):
-            own: Any = model
-            own.load_state_dict({**own.state_dict(), **encoder_weights(saved)})
-            own.register_to_config(scaling_factor=saved.config.scaling_factor)
-        for name, weight in self.model.named_parameters():
+    def freeze_encoder(self) -> None:
+        """Take the averaged encoder, and train the decoder alone from here on."""
+        model: Any = self.model
+        model.load_state_dict({**model.state_dict(), **encoder_weights(self.ema)})
+        for name, weight in model.named_parameters():
             weight.requires_grad_(not name.startswith(ENCODER))
 
     def draw(self, index: int) -> None:
@@ -107,11 +108,12 @@ class AutoencoderRun(Run):
 
     def train_step(self) -> None:
         """One batch, and now and then a new picture."""
+        if self.step == 0:
+            self.save()  # the latents mean something already
         if self.step % self.given.new_every == 0:
             self.draw(self.drawn)
             self.drawn += 1
-        anchor = max(self.given.anchor_floor, 1 - self.progress() / self.given.anchor_share)
-        loss, square = autoencoder_losses(self.model, self.batch(), self.components, anchor)
+        loss, square = autoencoder_losses(self.model, self.batch())
         self.square = 0.98 * self.square + 0.02 * float(square)
         self.descend(loss)
 
@@ -125,9 +127,15 @@ class AutoencoderRun(Run):
         latents = torch.cat([model.encode(x).latent_dist.mean for x in torch.split(stacked, 4)])
         decibels = [psnr(*pair) for pair in pairs]
         error = float(np.mean([np.mean((a - b) ** 2) for a, b in pairs]))
-        if not self.given.decoder_only:
-            model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
-        model.save_pretrained(self.options.out / "vae")
+        if self.step == 0 or not self.given.decoder_only:
+            self.scaling = round(1 / float(latents.std()), 5)
+        model.register_to_config(scaling_factor=self.scaling)
+        part = self.options.out / "vae.part"
+        model.save_pretrained(part)
+        (self.options.out / "vae").mkdir(exist_ok=True)
+        for path in part.iterdir():  # a denoiser's run may be reading them
+            path.replace(self.options.out / "vae" / path.name)
+        part.rmdir()
         if self.given.sheet is not None:
             contact_sheet(pairs[:12]).save(self.given.sheet)
         return {
@@ -140,7 +148,7 @@ class AutoencoderRun(Run):
         }
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "numpy": self.rng.bit_generator.state, "drawn": self.drawn}
+        return {**super().state(), "numpy": self.rng.bit_generator.state, "drawn": self.drawn, "scaling": self.scaling}
 
 
 def encoder_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -160,7 +168,7 @@ def parse(argv: list[str] | None = None) -> AutoencoderOptions:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--latent-channels", type=int, default=defaults.latent_channels, help="(%(default)s)")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as OUT/vae has it")
+    parser.add_argument("--decoder-only", action="store_true", help="train no encoder: leave it linear, or as it was")
     parser.add_argument("--sheet", type=Path, help="PNG of originals above reconstructions")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     return AutoencoderOptions(**vars(parser.parse_args(argv)))

@@ -12,7 +12,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch_dtype.*:FutureWarning"),
 ]
 
-from widefield_export import small_pipeline, small_tokenizer, train_flow, train_worlds  # noqa: E402
+from widefield.errors import BadRequest  # noqa: E402
+from widefield_export import linear_encoder, small_pipeline, small_tokenizer, train_flow, train_worlds  # noqa: E402
 from widefield_export.sample_sheet import PROMPTS, sample  # noqa: E402
 from widefield_export.schedulers import probe  # noqa: E402
 from widefield_export.train_flow import FlowOptions, FlowRun  # noqa: E402
@@ -46,7 +47,7 @@ def small_vae(tmp_path_factory):
 def tiny(out, **changes):
     """A run of the autoencoder that takes a second."""
     settings = {
-        "steps": 2, "latent_channels": 4, "channels": (8, 8, 8, 16), "pool": 3, "pool_side": 64, "new_every": 1,
+        "steps": 2, "latent_channels": 4, "channels": (12, 16, 16, 24), "pool": 3, "pool_side": 64, "new_every": 1,
         "sides": (32, 48), "side_odds": (0.5, 0.5), "batch_px": 2 * 32 * 32, "checks": 2, "basis": 3,
     }  # fmt: skip
     return AutoencoderOptions(out=out, **(settings | changes))
@@ -66,10 +67,17 @@ def same_weights(a, b):
         torch.testing.assert_close(b[name], a[name], rtol=0, atol=0)
 
 
+def pictures(count, height, width, seed):
+    """Smooth colours with some noise, (count, 3, height, width) in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(-1, 1, (count, 3, height // 8, width // 8))).float()
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    return (0.8 * smooth + 0.1 * torch.from_numpy(rng.standard_normal(smooth.shape)).float()).clamp(-1, 1)
+
+
 def test_components_are_uncorrelated_of_unit_deviation_and_the_best_linear_code():
-    rng = np.random.default_rng(0)
-    pixels = torch.from_numpy(rng.standard_normal((3, 3, 40, 24)).cumsum(2).cumsum(3)).float() / 20
-    got = small_pipeline.principal_components(pixels, 5)(pixels)
+    pixels = pictures(3, 40, 24, 0)
+    got = linear_encoder.principal_components(pixels, 5)(pixels)
     assert got.shape == (3, 5, 5, 3)
     flat = got.transpose(0, 1).flatten(1).double()
     torch.testing.assert_close(flat.mean(1), torch.zeros(5).double(), rtol=0, atol=1e-4)
@@ -77,8 +85,29 @@ def test_components_are_uncorrelated_of_unit_deviation_and_the_best_linear_code(
     squares = pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).reshape(45, 192).double()
     centred = squares - squares.mean(0)
     best = torch.linalg.svdvals(centred)[5:].pow(2).sum()
-    basis = torch.linalg.lstsq(flat.reshape(5, -1).T, centred).solution
+    basis = torch.linalg.lstsq(flat.T, centred).solution
     assert (centred - flat.T @ basis).pow(2).sum().item() == pytest.approx(best.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("latents", "channels"), [(8, (16, 32, 64, 96)), (4, (12, 16, 16, 24))])
+def test_an_encoder_starts_as_its_components_and_can_be_trained(latents, channels):
+    pixels = pictures(3, 64, 40, 1)
+    components = linear_encoder.principal_components(pixels, latents)
+    model = small_pipeline.build_autoencoder(latents, channels)
+    linear_encoder.make_linear(model.encoder, components)
+    got, want = model.encode(pixels).latent_dist, components(pixels)
+    # The variance of a group is K^2 and what its latents add, a few parts in K^2.
+    torch.testing.assert_close(got.mean, want, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(got.std, torch.full_like(got.std, small_pipeline.POSTERIOR_STD))
+    small_pipeline.autoencoder_losses(model, pixels)[0].backward()
+    for name in ("conv_in", "conv_out", "down_blocks.1.resnets.0.conv2", "mid_block.attentions.0.to_out.0"):
+        assert model.encoder.get_submodule(name).weight.grad.abs().sum() > 0, name
+
+
+def test_an_encoder_too_narrow_to_be_linear_is_refused():
+    model = small_pipeline.build_autoencoder(8, (16, 16, 64, 96))
+    with pytest.raises(BadRequest, match=r"found channels \[16, 16, 64, 96\]; 8 latents want"):
+        linear_encoder.make_linear(model.encoder, linear_encoder.principal_components(pictures(2, 32, 32, 2), 8))
 
 
 def test_a_flow_of_a_perfect_denoiser_loses_nothing_and_time_runs_from_picture_to_noise():
@@ -117,7 +146,7 @@ def test_an_autoencoder_run_saves_resumes_to_the_bit_and_loads(tmp_path):
     assert whole.config.scaling_factor == parts.config.scaling_factor
     card = json.loads((tmp_path / "broken" / "training.json").read_text())
     assert (card["steps"], card["seed"], card["finished"], len(card["commands"])) == (4, 0, True, 2)
-    assert len(card["history"]) == 2 and np.isfinite(card["psnr_db_mean"])
+    assert [entry["step"] for entry in card["history"]] == [0, 2, 4] and np.isfinite(card["psnr_db_mean"])
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 

@@ -1,0 +1,127 @@
+"""An AutoencoderKL's encoder that starts as the best linear one: principal components of squares of 8 x 8 px.
+
+    z = W x + b,   W's rows: the first eigenvectors of the squares' covariance, scaled so that z_c has unit deviation
+
+An encoder of four levels can compute this to about a percent, because without its residual branches nothing in it is
+nonlinear but the last norm and SiLU, and these can be passed:
+
+    first stride    2 x 2 px of 3 colours -> 12 channels, each a copy of one value
+    second stride   -> 4 L channels: what each row of W makes of each quarter of its square
+    third stride    -> L channels: the sum over the four quarters
+    norm            every group holds x, -x and a large constant +-K: its mean is 0, its deviation K sqrt(2 / channels)
+    SiLU            silu(x) - silu(-x) = x
+
+So latents mean something before training starts, encoder and decoder need not find each other, and a denoiser can be
+trained while the decoder still is. The residual branches are there, with last layers of zero: training may use them.
+
+Shapes   pixels (n, 3, height, width) in [-1, 1]; weight (L, 3, 8, 8); bias (L,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from widefield.errors import BadRequest
+
+CONSTANT = 30.0  # K: large beside latents, so that a group's deviation hardly depends on them
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """W and b of the head of this file."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return F.conv2d(pixels, self.weight, self.bias, stride=8)
+
+
+def principal_components(pixels: Tensor, count: int) -> Components:
+    """The first `count` of the squares of 8 x 8 px in pixels (n, 3, height, width)."""
+    squares = F.unfold(pixels.double(), 8, stride=8).transpose(1, 2).flatten(0, 1)
+    mean = squares.mean(0)
+    variances, vectors = torch.linalg.eigh((squares - mean).T @ (squares - mean) / len(squares))
+    basis = (vectors / variances.clamp_min(1e-12).sqrt()).T.flip(0)[:count]
+    basis = basis * basis.sum(1, keepdim=True).sign()  # eigenvectors have no sign of their own
+    return Components(basis.reshape(count, 3, 8, 8).float(), -(basis @ mean).float())
+
+
+@torch.no_grad()
+def make_linear(encoder: Any, components: Components) -> None:
+    """Set the weights of an Encoder of diffusers (one layer a block, stride 8) so that it computes the components."""
+    widths = [block.resnets[0].conv2.out_channels for block in encoder.down_blocks]
+    latents = len(components.weight)
+    groups = encoder.conv_norm_out.num_groups
+    size = widths[3] // groups
+    needs = (12, 12, 4 * latents, latents)
+    if any(width < need for width, need in zip(widths[:2] + widths[1:3], needs, strict=True)) or size < 4:
+        raise BadRequest(
+            f"found channels {widths}; {latents} latents want at least [12, {max(needs)}, ...]; widen them"
+        )
+    _silence(encoder)
+    _first_strides(encoder, components.weight)
+    _last_block(encoder, components.bias, size)
+
+
+def _silence(encoder: Any) -> None:
+    """Zero whatever ends a residual branch, and the straight path too, which is then set."""
+    blocks = [block.resnets[0] for block in encoder.down_blocks] + list(encoder.mid_block.resnets)
+    straight = [encoder.conv_in, encoder.conv_out]
+    straight += [block.downsamplers[0].conv for block in encoder.down_blocks if block.downsamplers]
+    ends = [block.conv2 for block in blocks] + [block.conv_shortcut for block in blocks if block.conv_shortcut]
+    ends += [attention.to_out[0] for attention in encoder.mid_block.attentions if attention is not None]
+    for layer in (*straight, *ends):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    for block in blocks:
+        if block.conv_shortcut:
+            _pass_on(block.conv_shortcut)
+
+
+def _pass_on(shortcut: Any) -> None:
+    """Each channel to the channel of its number."""
+    for k in range(min(shortcut.in_channels, shortcut.out_channels)):
+        shortcut.weight[k, k] = 1
+
+
+def _first_strides(encoder: Any, weight: Tensor) -> None:
+    """Up to the third stride: squares to components, a factor of two at a time. Rows y and columns x of 2 x 2."""
+    strides = [block.downsamplers[0].conv.weight for block in encoder.down_blocks[:3]]
+    for colour in range(3):
+        encoder.conv_in.weight[colour, colour, 1, 1] = 1
+        for y in range(2):
+            for x in range(2):
+                strides[0][6 * y + 3 * x + colour, colour, y, x] = 1
+    for c, row in enumerate(weight):
+        for quarter in range(4):
+            top, left = divmod(quarter, 2)
+            part = row[:, 4 * top : 4 * top + 4, 4 * left : 4 * left + 4]  # (3, 4, 4)
+            # (colour, y, fine y, x, fine x) -> (fine y, fine x, colour), then y, x
+            taps = part.reshape(3, 2, 2, 2, 2).permute(2, 4, 0, 1, 3).reshape(12, 2, 2)
+            strides[1][4 * c + quarter, :12, :2, :2] = taps
+            strides[2][c, 4 * c + quarter, top, left] = 1
+
+
+def _last_block(encoder: Any, bias: Tensor, size: int) -> None:
+    """Pairs x, -x and the constants into every group of the last norm; SiLU of a pair, subtracted, is x again."""
+    shortcut, norm, last = encoder.down_blocks[3].resnets[0].conv_shortcut, encoder.conv_norm_out, encoder.conv_out
+    groups = norm.num_groups
+    shortcut.weight.zero_()
+    for group in range(groups):
+        for k, sign in enumerate((1, -1)):
+            shortcut.bias[group * size + k] = sign * CONSTANT
+    for c in range(len(bias)):
+        group, place = c % groups, 2 + 2 * (c // groups)
+        for k, sign in enumerate((1, -1)):
+            channel = group * size + place + k
+            shortcut.weight[channel, c] = sign
+            shortcut.bias[channel] = sign * bias[c]
+            last.weight[c, channel, 1, 1] = sign
+    norm.weight.fill_(CONSTANT * (2 / size) ** 0.5)
+    norm.bias.zero_()
