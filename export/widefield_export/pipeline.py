@@ -21,7 +21,7 @@ from widefield_export.denoisers import OUTPUT, Window, denoiser, native_window
 from widefield_export.detect import detect
 from widefield_export.families import latent_channels
 from widefield_export.graph_onnx import write_graph
-from widefield_export.samplers import load_scheduler, write_samplers
+from widefield_export.samplers import NAMES, load_scheduler, write_samplers
 from widefield_export.schedulers import COUNTS
 from widefield_export.text_encoders import (
     Role,
@@ -83,7 +83,9 @@ class Checkpoint:
 def pipeline_options(
     windows: Sequence[str] = (), sampler: str | None = None, text: Path | None = None, counts: tuple[int, ...] = COUNTS
 ) -> PipelineOptions:
-    """Options as they are typed. BadRequest for a window that is not ROWSxCOLUMNS."""
+    """Options as they are typed. BadRequest for a window that is not ROWSxCOLUMNS, and for an unknown sampler."""
+    if sampler is not None and sampler not in NAMES:
+        raise BadRequest(f"found --sampler {sampler}; wanted one of {', '.join(NAMES)}")
     parsed = []
     for window in windows:
         rows, _, columns = window.lower().partition("x")

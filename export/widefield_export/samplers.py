@@ -94,8 +94,6 @@ def _candidates(scheduler: Any, chosen: str | None) -> dict[str, Any]:
     flow = own == "flow_euler" or config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
     names = () if flow else _OTHERS
     if chosen is not None and chosen not in found:
-        if chosen not in NAMES:
-            raise BadCheckpoint(f"found --sampler {chosen}; wanted one of {', '.join(NAMES)}")
         names = (chosen, *names)
     for name in names:
         if name not in found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from widefield.commands import arguments
+from widefield.commands.about_parts import abilities, about_generation, rows_of
 from widefield.commands.output import print_json, show_nbytes
 from widefield.errors import BadRequest
 
@@ -62,7 +63,9 @@ def _about_bundle(path: Path | None, *, verify: bool) -> dict[str, Any]:
         "files_nbytes": sum(int(entry["nbytes"]) for entry in bundle.manifest["files"].values()),
         "created": dict(bundle.manifest.get("created", {})),
         "source": dict(bundle.manifest.get("source", {})),
+        "can": abilities(bundle),
         "components": {name: _about_component(bundle, c) for name, c in bundle.components.items()},
+        "generation": about_generation(bundle),
     }
 
 
@@ -120,6 +123,10 @@ def _rows(about: dict[str, Any]) -> list[tuple[str, str]]:
         match name, value:
             case ("components", dict()):
                 rows += [(component, _line(entry)) for component, entry in value.items()]
+            case ("generation", dict()):
+                rows += rows_of(value)
+            case ("can", list()):
+                rows.append((name, ", ".join(value) or "nothing by itself"))
             case ("levels", list()):
                 rows += [(f"level {n}", _level_line(level)) for n, level in enumerate(value)]
             case ("metadata" | "source" | "created", dict()):
