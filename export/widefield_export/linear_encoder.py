@@ -58,36 +58,34 @@ def make_linear(encoder: Any, components: Components) -> None:
     widths = [block.resnets[0].conv2.out_channels for block in encoder.down_blocks]
     latents = len(components.weight)
     groups = encoder.conv_norm_out.num_groups
-    size = widths[3] // groups
-    needs = (12, 12, 4 * latents, latents)
-    if any(width < need for width, need in zip(widths[:2] + widths[1:3], needs, strict=True)) or size < 4:
-        raise BadRequest(
-            f"found channels {widths}; {latents} latents want at least [12, {max(needs)}, ...]; widen them"
-        )
-    _silence(encoder)
+    pairs = (widths[3] // groups // 2 - 1) * groups  # that the last norm can pass
+    if widths[0] < 12 or widths[1] < max(12, 4 * latents) or pairs < latents or widths[2] == widths[3]:
+        wanted = f"[12, {max(12, 4 * latents)}, ...] at least, the last two not equal"
+        raise BadRequest(f"found channels {widths} in {groups} groups; {latents} latents want {wanted}; widen them")
+    silence(encoder)
     _first_strides(encoder, components.weight)
-    _last_block(encoder, components.bias, size)
+    shortcut = encoder.down_blocks[3].resnets[0].conv_shortcut
+    pass_norm(shortcut, encoder.conv_norm_out, encoder.conv_out, components.bias)
 
 
-def _silence(encoder: Any) -> None:
-    """Zero whatever ends a residual branch, and the straight path too, which is then set."""
-    blocks = [block.resnets[0] for block in encoder.down_blocks] + list(encoder.mid_block.resnets)
-    straight = [encoder.conv_in, encoder.conv_out]
-    straight += [block.downsamplers[0].conv for block in encoder.down_blocks if block.downsamplers]
-    ends = [block.conv2 for block in blocks] + [block.conv_shortcut for block in blocks if block.conv_shortcut]
-    ends += [attention.to_out[0] for attention in encoder.mid_block.attentions if attention is not None]
-    for layer in (*straight, *ends):
+def silence(coder: Any) -> None:
+    """Zero whatever ends a residual branch of an encoder or a decoder, and the straight path, which is then set.
+
+    Shortcuts hand each channel to the channel of its number.
+    """
+    levels = coder.down_blocks if hasattr(coder, "down_blocks") else coder.up_blocks
+    blocks = [resnet for level in (*levels, coder.mid_block) for resnet in level.resnets]
+    scalers = [getattr(level, "downsamplers", None) or getattr(level, "upsamplers", None) for level in levels]
+    ends = [coder.conv_in, coder.conv_out, *(scaler[0].conv for scaler in scalers if scaler)]
+    ends += [resnet.conv2 for resnet in blocks] + [r.conv_shortcut for r in blocks if r.conv_shortcut]
+    ends += [attention.to_out[0] for attention in coder.mid_block.attentions if attention is not None]
+    for layer in ends:
         layer.weight.zero_()
         layer.bias.zero_()
-    for block in blocks:
-        if block.conv_shortcut:
-            _pass_on(block.conv_shortcut)
-
-
-def _pass_on(shortcut: Any) -> None:
-    """Each channel to the channel of its number."""
-    for k in range(min(shortcut.in_channels, shortcut.out_channels)):
-        shortcut.weight[k, k] = 1
+    for resnet in blocks:
+        if resnet.conv_shortcut:
+            for k in range(min(resnet.conv_shortcut.in_channels, resnet.conv_shortcut.out_channels)):
+                resnet.conv_shortcut.weight[k, k] = 1
 
 
 def _first_strides(encoder: Any, weight: Tensor) -> None:
@@ -108,10 +106,12 @@ def _first_strides(encoder: Any, weight: Tensor) -> None:
             strides[2][c, 4 * c + quarter, top, left] = 1
 
 
-def _last_block(encoder: Any, bias: Tensor, size: int) -> None:
-    """Pairs x, -x and the constants into every group of the last norm; SiLU of a pair, subtracted, is x again."""
-    shortcut, norm, last = encoder.down_blocks[3].resnets[0].conv_shortcut, encoder.conv_norm_out, encoder.conv_out
-    groups = norm.num_groups
+def pass_norm(shortcut: Any, norm: Any, last: Any, bias: Tensor) -> None:
+    """Let channel c of `shortcut`'s input, plus bias[c], through norm, SiLU and convolution `last` as it is.
+
+    Every group of the norm gets the constants and pairs x, -x; SiLU of a pair, subtracted, is x again.
+    """
+    groups, size = norm.num_groups, norm.num_channels // norm.num_groups
     shortcut.weight.zero_()
     for group in range(groups):
         for k, sign in enumerate((1, -1)):

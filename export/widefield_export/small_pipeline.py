@@ -37,9 +37,11 @@ def build_autoencoder(latent_channels: int, channels: tuple[int, ...]) -> Any:
         latent_channels=latent_channels,
         sample_size=256,
     )
-    with torch.no_grad():  # no gradient reaches the log variance, and nothing decays, so it stays where it is put
-        model.quant_conv.weight.copy_(torch.eye(2 * latent_channels)[:, :, None, None])
-        model.quant_conv.bias.zero_()
+    with torch.no_grad():
+        for matrix in (model.quant_conv, model.post_quant_conv):  # the matrices about the latents start as nothing
+            matrix.weight.copy_(torch.eye(len(matrix.weight))[:, :, None, None])
+            matrix.bias.zero_()
+        # No gradient reaches the log variance, and nothing decays, so it stays where it is put.
         model.quant_conv.weight[latent_channels:] = 0
         model.quant_conv.bias[latent_channels:] = 2 * math.log(POSTERIOR_STD)
     return model.to(memory_format=torch.channels_last)

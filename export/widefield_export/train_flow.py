@@ -204,6 +204,7 @@ def parse(argv: list[str] | None = None) -> FlowOptions:
     parser.add_argument("--minutes", type=float, default=defaults.minutes, help="length, earlier ones included")
     parser.add_argument("--steps", type=int, default=0, help="length in steps, instead of minutes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak-rate", type=float, default=defaults.peak_rate, help="learning rate (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--batch", type=int, default=defaults.batch, help="16 x 16 latents a step (%(default)s)")

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from widefield.errors import WidefieldError
+from widefield_export.linear_decoder import make_linear_decoder
 from widefield_export.linear_encoder import make_linear, principal_components
 from widefield_export.reconstruction import contact_sheet, psnr, reconstruct
 from widefield_export.small_pipeline import autoencoder_losses, build_autoencoder
@@ -36,7 +37,7 @@ UNSEEN = 1_000_003  # added to the seed of pictures that training never draws
 class AutoencoderOptions(RunOptions):
     """A run of the autoencoder."""
 
-    peak_rate: float = 2e-3
+    peak_rate: float = 2e-4  # ten times as much would spoil the linear start before it pays
     latent_channels: int = 8
     channels: tuple[int, ...] = (16, 32, 64, 96)
     sheet: Path | None = None  # a PNG: originals above reconstructions
@@ -47,6 +48,7 @@ class AutoencoderOptions(RunOptions):
     sides: tuple[int, ...] = (64, 96, 128, 192)
     side_odds: tuple[float, ...] = (0.5, 0.3, 0.12, 0.08)
     decoder_only: bool = False  # denoisers trained on the latents stay valid
+    fitted_px: int = 128  # side of the part of them that the decoder is fitted to
     basis: int = 160  # pictures that the principal components are of
     checks: int = 24
 
@@ -58,7 +60,10 @@ class AutoencoderRun(Run):
         torch.manual_seed(options.seed)
         model = build_autoencoder(options.latent_channels, options.channels)
         if not options.resume:
-            make_linear(model.encoder, principal_components(self.first_pictures(options), options.latent_channels))
+            pixels = self.first_pictures(options)
+            components = principal_components(pixels, options.latent_channels)
+            make_linear(model.encoder, components)
+            make_linear_decoder(model.decoder, components, pixels[:, :, : options.fitted_px, : options.fitted_px])
         super().__init__(options, model, MODULE)
         self.given = options
         self.rng = np.random.default_rng(options.seed)
@@ -165,6 +170,7 @@ def parse(argv: list[str] | None = None) -> AutoencoderOptions:
     parser.add_argument("--minutes", type=float, default=defaults.minutes, help="length, earlier ones included")
     parser.add_argument("--steps", type=int, default=0, help="length in steps, instead of minutes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak-rate", type=float, default=defaults.peak_rate, help="learning rate (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--latent-channels", type=int, default=defaults.latent_channels, help="(%(default)s)")

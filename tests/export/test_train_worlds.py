@@ -13,7 +13,7 @@ pytestmark = [
 ]
 
 from widefield.errors import BadRequest  # noqa: E402
-from widefield_export import linear_encoder, small_pipeline, small_tokenizer, train_flow, train_worlds  # noqa: E402
+from widefield_export import linear_decoder, linear_encoder, small_pipeline, small_tokenizer, train_flow, train_worlds  # noqa: E402
 from widefield_export.sample_sheet import PROMPTS, sample  # noqa: E402
 from widefield_export.schedulers import probe  # noqa: E402
 from widefield_export.train_flow import FlowOptions, FlowRun  # noqa: E402
@@ -47,7 +47,7 @@ def small_vae(tmp_path_factory):
 def tiny(out, **changes):
     """A run of the autoencoder that takes a second."""
     settings = {
-        "steps": 2, "latent_channels": 4, "channels": (12, 16, 16, 24), "pool": 3, "pool_side": 64, "new_every": 1,
+        "steps": 2, "latent_channels": 4, "channels": (16, 20, 32, 36), "pool": 3, "pool_side": 64, "new_every": 1,
         "sides": (32, 48), "side_odds": (0.5, 0.5), "batch_px": 2 * 32 * 32, "checks": 2, "basis": 3,
     }  # fmt: skip
     return AutoencoderOptions(out=out, **(settings | changes))
@@ -89,7 +89,7 @@ def test_components_are_uncorrelated_of_unit_deviation_and_the_best_linear_code(
     assert (centred - flat.T @ basis).pow(2).sum().item() == pytest.approx(best.item(), rel=1e-3)
 
 
-@pytest.mark.parametrize(("latents", "channels"), [(8, (16, 32, 64, 96)), (4, (12, 16, 16, 24))])
+@pytest.mark.parametrize(("latents", "channels"), [(8, (16, 32, 64, 96)), (4, (12, 16, 20, 24))])
 def test_an_encoder_starts_as_its_components_and_can_be_trained(latents, channels):
     pixels = pictures(3, 64, 40, 1)
     components = linear_encoder.principal_components(pixels, latents)
@@ -104,10 +104,38 @@ def test_an_encoder_starts_as_its_components_and_can_be_trained(latents, channel
         assert model.encoder.get_submodule(name).weight.grad.abs().sum() > 0, name
 
 
+def test_least_squares_finds_the_convolution_that_made_its_targets():
+    inputs, weight, bias = torch.randn(2, 3, 11, 7), torch.randn(4, 3, 3, 3), torch.randn(4)
+    targets = torch.nn.functional.conv2d(inputs, weight, bias, padding=1)
+    found, offset = linear_decoder.least_squares(inputs, targets)
+    torch.testing.assert_close(found, weight, rtol=0, atol=1e-3)
+    torch.testing.assert_close(offset, bias, rtol=0, atol=1e-3)
+
+
+def test_a_decoder_starts_linear_and_better_than_squares_of_one_colour():
+    torch.manual_seed(2)
+    pixels = pictures(6, 64, 48, 3)
+    components = linear_encoder.principal_components(pixels, 8)
+    model = small_pipeline.build_autoencoder(8, (16, 32, 64, 96))
+    linear_encoder.make_linear(model.encoder, components)
+    fitted = linear_decoder.make_linear_decoder(model.decoder, components, pixels)
+    with torch.no_grad():
+        given_back = model.decode(model.encode(pixels).latent_dist.mean).sample
+        one_by_one = model.decode(model.encode(pixels[2:3]).latent_dist.mean).sample
+    torch.testing.assert_close(given_back, fitted, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(one_by_one[0], given_back[2], rtol=0, atol=0.02)
+    means = torch.nn.functional.avg_pool2d(pixels, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    assert (given_back - pixels).pow(2).mean() < 0.7 * (means - pixels).pow(2).mean()
+
+
 def test_an_encoder_too_narrow_to_be_linear_is_refused():
     model = small_pipeline.build_autoencoder(8, (16, 16, 64, 96))
-    with pytest.raises(BadRequest, match=r"found channels \[16, 16, 64, 96\]; 8 latents want"):
-        linear_encoder.make_linear(model.encoder, linear_encoder.principal_components(pictures(2, 32, 32, 2), 8))
+    components = linear_encoder.principal_components(pictures(2, 32, 32, 2), 8)
+    with pytest.raises(BadRequest, match=r"found channels \[16, 16, 64, 96\] in 4 groups; 8 latents want"):
+        linear_encoder.make_linear(model.encoder, components)
+    model = small_pipeline.build_autoencoder(8, (16, 32, 24, 96))
+    with pytest.raises(BadRequest, match=r"found channels \[96, 24, 32, 16\] in 4 groups; wanted \[32, 32, 12, 12\]"):
+        linear_decoder.make_linear_decoder(model.decoder, components, pictures(2, 32, 32, 2))
 
 
 def test_a_flow_of_a_perfect_denoiser_loses_nothing_and_time_runs_from_picture_to_noise():
