@@ -25,17 +25,14 @@ class Config:
 # By the largest padded width that the row serves; then by capability, where 0 stands for those not named.
 Table = dict[int, dict[int, Config]]
 HALF: Table = {
-    64: {0: Config(128, 64, 4, 3)},
+    64: {0: Config(128, 64, 4, 3), 120: Config(128, 64, 8, 2)},
     128: {0: Config(128, 64, 8, 2), 120: Config(128, 32, 8, 2)},
     160: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2), 120: Config(64, 32, 8, 2)},
     256: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
     512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 16, 8, 2), 100: Config(32, 32, 8, 2)},
 }
 SINGLE: Table = {
-    32: {0: Config(32, 32, 8, 1, 32)},
-    48: {0: Config(32, 32, 8, 1, 16)},
-    160: {0: Config(32, 32, 8, 1, 32)},
-    256: {0: Config(32, 16, 8, 1, 32)},
+    256: {0: Config(32, 16, 8, 1, 16)},  # products without matrix units: a chunk's operands are registers
     512: {0: Config(16, 16, 8, 1, 64)},
 }
 # Where keys are their own values there is room for more of them.
