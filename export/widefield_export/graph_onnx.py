@@ -70,8 +70,8 @@ def write_graph(
     examples = tuple(port.example(2) for port in inputs)
     dynamic = tuple({port.shape.index(BATCH): batch} if BATCH in port.shape else {} for port in inputs)
     with torch.no_grad(), _quiet():
-        shapes = [tuple(result.shape) for result in module(*examples)]
         exported = torch.export.export(_Call(module), examples, dynamic_shapes=(dynamic,), strict=False)
+        shapes = [tuple(result.meta["val"].shape) for result in _results(exported)]
         program = torch.onnx.export(
             exported,
             dynamo=True,
@@ -96,7 +96,12 @@ def write_graph(
             )
     _strip(model)
     ir.save(model, path)
-    return tuple(Port(name, (BATCH, *shape[1:])) for name, shape in zip(outputs, shapes, strict=True))
+    return tuple(Port(name, (BATCH, *map(int, shape[1:]))) for name, shape in zip(outputs, shapes, strict=True))
+
+
+def _results(exported: Any) -> list[Any]:
+    """The nodes that an exported program returns. Their shapes are known without computing anything."""
+    return list(exported.graph.output_node().args[0])
 
 
 def _fold(model: Any) -> None:

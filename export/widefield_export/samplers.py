@@ -86,8 +86,6 @@ def own_name(scheduler: Any) -> str | None:
 
 def _candidates(scheduler: Any, chosen: str | None) -> dict[str, Any]:
     """Schedulers to probe, by name, in order of preference."""
-    import diffusers
-
     own = own_name(scheduler)
     found = {} if own is None else {own: scheduler}
     config = dict(scheduler.config)
@@ -97,9 +95,7 @@ def _candidates(scheduler: Any, chosen: str | None) -> dict[str, Any]:
         names = (chosen, *names)
     for name in names:
         if name not in found:
-            with _quiet():
-                kind = getattr(diffusers, NAMES[name])
-                found[name] = kind.from_config({**_kept(config), **_plain(name)})
+            found[name] = _other(name, config)
     if not found:
         raise BadCheckpoint(
             f"found {type(scheduler).__name__}, a flow that is no table; wanted one of {', '.join(SUPPORTED)}; export "
@@ -108,13 +104,21 @@ def _candidates(scheduler: Any, chosen: str | None) -> dict[str, Any]:
     return found
 
 
-def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if not k.startswith("_") and k not in ("solver_order", "algorithm_type")}
+def _other(name: str, config: Mapping[str, Any]) -> Any:
+    """The scheduler that diffusers makes of another one's config: what that one left to its class's defaults, too.
 
+    Latents are never clipped, whatever a class does by itself, and histories are one step long.
+    """
+    import diffusers
 
-def _plain(name: str) -> dict[str, Any]:
-    """Latents are never clipped."""
-    return {"clip_sample": False, "thresholding": False} if name in ("ddim", "ddpm", "lcm", "tcd") else {}
+    fixed: dict[str, Any] = {}
+    if name in ("ddim", "ddpm", "lcm", "tcd"):
+        fixed = {"clip_sample": False, "thresholding": False}
+    if name == "dpmpp_2m":
+        fixed = {"solver_order": 2, "algorithm_type": "dpmsolver++"}
+    left = [key for key in config.get("_use_default_values", ()) if key not in fixed]
+    with _quiet():
+        return getattr(diffusers, NAMES[name]).from_config({**config, "_use_default_values": left, **fixed})
 
 
 def _tables(

@@ -6,9 +6,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from widefield.errors import BadCheckpoint
 from widefield.schedule import update
+from widefield_export.denoisers import Window
+from widefield_export.samplers import load_scheduler, write_samplers
 from widefield_export.schedulers import dynamic_shift, pipeline_arguments, probe
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' NumPy
@@ -171,3 +174,36 @@ def test_the_shift_grows_with_the_window():
         for n in (256, 4096)
     )
     assert small.tables[4][1, 0] < large.tables[4][1, 0]
+
+
+def test_other_samplers_are_those_that_diffusers_makes_of_the_config(tmp_path):
+    """What a published config leaves out is the other class's default; what it says stays; nothing is clipped."""
+    config = BETAS | {"_class_name": "PNDMScheduler", "steps_offset": 1, "skip_prk_steps": True}
+    scheduler = load_scheduler(config, tmp_path)
+    made = write_samplers(tmp_path, scheduler, [(Window(8, 8), 64)], sigmas=False, counts=(4,))
+    assert made["default"] == "dpmpp_2m" and set(made["samplers"]) == {"dpmpp_2m", "euler", "euler_ancestral", "ddim"}
+    wanted = probe(diffusers.DPMSolverMultistepScheduler.from_config(scheduler.config), counts=(4,))
+    np.testing.assert_array_equal(load_file(tmp_path / made["file"])["dpmpp_2m/4"], wanted.tables[4])
+    assert made["samplers"]["dpmpp_2m"]["config"]["timestep_spacing"] == "linspace"
+    assert made["samplers"]["ddim"]["config"]["clip_sample"] is False
+
+
+def test_a_sampler_may_be_chosen(tmp_path):
+    made = write_samplers(tmp_path, CASES["euler"](), [(Window(8, 8), 64)], sigmas=False, chosen="lcm", counts=(4,))
+    assert made["default"] == "lcm" and made["samplers"]["lcm"]["class"] == "LCMScheduler"
+
+
+def test_a_flow_that_shifts_with_the_window_has_tables_for_each(tmp_path):
+    windows = [(Window(16, 16), 64), (Window(64, 96), 1536)]
+    made = write_samplers(tmp_path, CASES["flow (FLUX.1-dev)"](), windows, sigmas=True, counts=(4,))
+    assert made["samplers"]["flow_euler"]["keys"] == ["flow_euler@16x16", "flow_euler@64x96"]
+    tables = load_file(tmp_path / made["file"])
+    assert tables["flow_euler@16x16/4"][1, 0] < tables["flow_euler@64x96/4"][1, 0]
+
+
+def test_a_flow_that_is_no_table_says_which_would_be(tmp_path):
+    scheduler = diffusers.UniPCMultistepScheduler(**FLOW)
+    with pytest.raises(BadCheckpoint, match=r"a flow that is no table; .* --sampler flow_euler"):
+        write_samplers(tmp_path, scheduler, [(Window(8, 8), 64)], sigmas=False)
+    with pytest.raises(BadCheckpoint, match="has class None; wanted a scheduler of diffusers"):
+        load_scheduler({}, tmp_path)
