@@ -22,17 +22,17 @@ from widefield.errors import BadRequest
 from widefield_export.linear_encoder import Components, pass_norm, silence
 
 FINE = 32  # components of 4 x 4 px
-RIDGE = 1e-6  # repeated values make equal predictors; of the mean square of all
+RIDGE = 1e-3  # of the mean square of all predictors: large weights would make training tremble
 
 
-def least_squares(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def least_squares(inputs: Tensor, targets: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """The 3 x 3 convolution, zero-padded, that takes inputs (n, c, h, w) nearest to targets (n, d, h, w)."""
     columns = F.unfold(inputs.double(), 3, padding=1).transpose(1, 2).flatten(0, 1)
     columns = torch.cat([columns, torch.ones_like(columns[:, :1])], 1)
     wanted = targets.double().flatten(2).transpose(1, 2).flatten(0, 1)
     gram = columns.T @ columns
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solved = torch.linalg.solve(gram + ridge, columns.T @ wanted)
+    damping = ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    solved = torch.linalg.solve(gram + damping, columns.T @ wanted)
     weight = solved[:-1].T.reshape(targets.shape[1], inputs.shape[1], 3, 3)
     return weight.to(inputs.dtype), solved[-1].to(inputs.dtype)
 
@@ -70,6 +70,6 @@ def make_linear_decoder(decoder: Any, components: Components, pixels: Tensor) ->
         conv = block.upsamplers[0].conv
         conv.weight[: weight.shape[0], : weight.shape[1]] = weight
         conv.bias[: len(bias)] = bias
-    shortcut = decoder.up_blocks[3].resnets[0].conv_shortcut
-    pass_norm(shortcut, decoder.conv_norm_out, decoder.conv_out, torch.zeros(3))
+    first, second = decoder.up_blocks[3].resnets
+    pass_norm(first.conv_shortcut, decoder.conv_norm_out, decoder.conv_out, torch.zeros(3), [second.norm1])
     return values

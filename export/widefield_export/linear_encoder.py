@@ -8,7 +8,7 @@ nonlinear but the last norm and SiLU, and these can be passed:
     first stride    2 x 2 px of 3 colours -> 12 channels, each a copy of one value
     second stride   -> 4 L channels: what each row of W makes of each quarter of its square
     third stride    -> L channels: the sum over the four quarters
-    norm            every group holds x, -x and a large constant +-K: its mean is 0, its deviation K sqrt(2 / channels)
+    norm            every group holds x, -x and constants K, -K: its mean is 0, its deviation about K sqrt(2 / channels)
     SiLU            silu(x) - silu(-x) = x
 
 So latents mean something before training starts, encoder and decoder need not find each other, and a denoiser can be
@@ -19,6 +19,7 @@ Shapes   pixels (n, 3, height, width) in [-1, 1]; weight (L, 3, 8, 8); bias (L,)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,10 @@ def make_linear(encoder: Any, components: Components) -> None:
     silence(encoder)
     _first_strides(encoder, components.weight)
     shortcut = encoder.down_blocks[3].resnets[0].conv_shortcut
-    pass_norm(shortcut, encoder.conv_norm_out, encoder.conv_out, components.bias)
+    middle = encoder.mid_block
+    others = [resnet.norm1 for resnet in middle.resnets]
+    others += [attention.group_norm for attention in middle.attentions if attention is not None]
+    pass_norm(shortcut, encoder.conv_norm_out, encoder.conv_out, components.bias, others)
 
 
 def silence(coder: Any) -> None:
@@ -106,10 +110,12 @@ def _first_strides(encoder: Any, weight: Tensor) -> None:
             strides[2][c, 4 * c + quarter, top, left] = 1
 
 
-def pass_norm(shortcut: Any, norm: Any, last: Any, bias: Tensor) -> None:
+def pass_norm(shortcut: Any, norm: Any, last: Any, bias: Tensor, others: Iterable[Any] = ()) -> None:
     """Let channel c of `shortcut`'s input, plus bias[c], through norm, SiLU and convolution `last` as it is.
 
-    Every group of the norm gets the constants and pairs x, -x; SiLU of a pair, subtracted, is x again.
+    Every group of the norm gets the constants and pairs x, -x; SiLU of a pair, subtracted, is x again. The norm then
+    takes the constants away: what comes after would be driven by them at every step of a training. `others` are norms
+    of residual branches on the way, which are to see what `last` sees.
     """
     groups, size = norm.num_groups, norm.num_channels // norm.num_groups
     shortcut.weight.zero_()
@@ -123,5 +129,7 @@ def pass_norm(shortcut: Any, norm: Any, last: Any, bias: Tensor) -> None:
             shortcut.weight[channel, c] = sign
             shortcut.bias[channel] = sign * bias[c]
             last.weight[c, channel, 1, 1] = sign
-    norm.weight.fill_(CONSTANT * (2 / size) ** 0.5)
-    norm.bias.zero_()
+    for each in (norm, *others):
+        each.weight.fill_(CONSTANT * (2 / size) ** 0.5)
+        each.weight.view(groups, size)[:, :2] = 0
+        each.bias.zero_()

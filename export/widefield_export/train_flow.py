@@ -190,7 +190,8 @@ class FlowRun(Run):
         }
 
     def state(self) -> dict[str, Any]:
-        pool = {"latents": self.pool.latents[: self.pool.filled], "tokens": self.pool.tokens[: self.pool.filled]}
+        filled = self.pool.filled
+        pool = {"latents": self.pool.latents[:filled].clone(), "tokens": self.pool.tokens[:filled].clone()}
         return {**super().state(), **pool, "drawn": self.pool.drawn}
 
 

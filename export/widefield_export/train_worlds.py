@@ -37,7 +37,7 @@ UNSEEN = 1_000_003  # added to the seed of pictures that training never draws
 class AutoencoderOptions(RunOptions):
     """A run of the autoencoder."""
 
-    peak_rate: float = 2e-4  # ten times as much would spoil the linear start before it pays
+    peak_rate: float = 2e-4
     latent_channels: int = 8
     channels: tuple[int, ...] = (16, 32, 64, 96)
     sheet: Path | None = None  # a PNG: originals above reconstructions
@@ -48,8 +48,9 @@ class AutoencoderOptions(RunOptions):
     sides: tuple[int, ...] = (64, 96, 128, 192)
     side_odds: tuple[float, ...] = (0.5, 0.3, 0.12, 0.08)
     decoder_only: bool = False  # denoisers trained on the latents stay valid
-    fitted_px: int = 128  # side of the part of them that the decoder is fitted to
     basis: int = 160  # pictures that the principal components are of
+    fitted: int = 64  # of them that the linear decoder is fitted to
+    fitted_px: int = 128  # side of the part of these that it is fitted to
     checks: int = 24
 
 
@@ -63,7 +64,8 @@ class AutoencoderRun(Run):
             pixels = self.first_pictures(options)
             components = principal_components(pixels, options.latent_channels)
             make_linear(model.encoder, components)
-            make_linear_decoder(model.decoder, components, pixels[:, :, : options.fitted_px, : options.fitted_px])
+            fitted = pixels[: options.fitted, :, : options.fitted_px, : options.fitted_px]
+            make_linear_decoder(model.decoder, components, fitted)
         super().__init__(options, model, MODULE)
         self.given = options
         self.rng = np.random.default_rng(options.seed)

@@ -107,9 +107,11 @@ def test_an_encoder_starts_as_its_components_and_can_be_trained(latents, channel
 def test_least_squares_finds_the_convolution_that_made_its_targets():
     inputs, weight, bias = torch.randn(2, 3, 11, 7), torch.randn(4, 3, 3, 3), torch.randn(4)
     targets = torch.nn.functional.conv2d(inputs, weight, bias, padding=1)
-    found, offset = linear_decoder.least_squares(inputs, targets)
+    found, offset = linear_decoder.least_squares(inputs, targets, ridge=1e-7)
     torch.testing.assert_close(found, weight, rtol=0, atol=1e-3)
     torch.testing.assert_close(offset, bias, rtol=0, atol=1e-3)
+    damped, _ = linear_decoder.least_squares(inputs, targets, ridge=0.3)
+    assert damped.norm() < 0.9 * weight.norm()
 
 
 def test_a_decoder_starts_linear_and_better_than_squares_of_one_colour():
