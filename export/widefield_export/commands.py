@@ -78,6 +78,23 @@ def export(
             f"{out}: {manifest['family']}, {manifest['scale']} px a latent, {manifest['latent_channels']} channels, "
             f"{show_nbytes(nbytes)}"
         )
+        _tell_generation(manifest)
+
+
+def _tell_generation(manifest: Mapping[str, Any]) -> None:
+    """A line on what the bundle generates with, and one on what is missing for prompts."""
+    if "denoiser" not in manifest:
+        return
+    schedulers = manifest["schedulers"]
+    windows = ", ".join(f"{window['rows']}x{window['columns']}" for window in manifest["denoiser"]["windows"])
+    others = [name for name in schedulers["samplers"] if name != schedulers["default"]]
+    more = f" ({', '.join(others)} too)" if others else ""
+    base = manifest["denoiser"]["base"]
+    click.echo(f"generates as {base} in windows of {windows} latents, sampler {schedulers['default']}{more}")
+    if "text" not in manifest:
+        click.echo(
+            "no prompts: found no text encoders with tokenizers; --text FOLDER takes a pipeline's"
+        )
 
 
 def export_bundle(

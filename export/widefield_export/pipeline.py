@@ -144,6 +144,10 @@ def open_folder(folder: Path, options: PipelineOptions) -> Checkpoint | None:
     if not config_file.is_file():
         raise BadCheckpoint(f"{index_file} names {name}, and {config_file} is missing; download the model again")
     base = base_of(str(entry[1]), read_json(config_file))
+    if index.get("requires_aesthetics_score"):
+        raise BadCheckpoint(
+            f"{index_file} is of SDXL's refiner, which is told an aesthetic score; wanted SDXL's base; export that"
+        )
     part = from_folder(folder / name, "diffusers", base.family, DIFFUSERS)
     scheduler_file = folder / "scheduler" / "scheduler_config.json"
     scheduler = load_scheduler(read_json(scheduler_file), scheduler_file)
@@ -203,6 +207,8 @@ def write_parts(checkpoint: Checkpoint, folder: Path, options: PipelineOptions) 
     part = checkpoint.denoiser
     checkpoint.files.extend(part.files)
     entry, windows = _write_denoiser(checkpoint.base, part, folder, options.windows, tokens)
+    if text is not None:
+        _check_widths(text, entry["inputs"])
     cell = entry["cell"]
     schedulers = write_samplers(
         folder,
@@ -266,6 +272,22 @@ def _write_text(checkpoint: Checkpoint, rule: Rule, folder: Path) -> tuple[dict[
         "pooled": list(rule.pooled), "zeros": checkpoint.zeros,
     }  # fmt: skip
     return text, sum(tokens)
+
+
+def _check_widths(text: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """BadCheckpoint where the encoders' states are not what the denoiser takes."""
+    widths = {encoder["name"]: encoder for encoder in text["encoders"]}
+    found = {
+        "text": max(sum(widths[name]["hidden"] for name in block["encoders"]) for block in text["blocks"]),
+        "pooled": sum(widths[name]["pooled"] for name in text["pooled"]),
+    }
+    wanted = {name: inputs[name][-1] if name in inputs else 0 for name in found}
+    filled = any(not block["encoders"] for block in text["blocks"])  # with zeros, so less is enough
+    if found["pooled"] != wanted["pooled"] or (found["text"] != wanted["text"] and not filled):
+        raise BadCheckpoint(
+            f"found text encoders that give {found['text']} and {found['pooled']} pooled numbers, and a denoiser for "
+            f"{wanted['text']} and {wanted['pooled']}; wanted alike; take them from the same model"
+        )
 
 
 def _text_width(config: Any) -> int:

@@ -16,7 +16,7 @@ from widefield_export.graph_onnx import write_graph
 from widefield_export.weights import Source, mapped, write_weights
 
 TOKENS, WINDOW = 5, Window(10, 6)
-SLOW = ("LCM", "SD3", "FLUX.1-schnell", "SANA 2K")  # like their sisters but for one input
+SLOW = ("LCM", "SDXL", "SD3", "FLUX.1-schnell", "SANA 2K")  # like their sisters but for an input, or in test_pipeline
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in ("SD1.5", "LCM", "SDXL", "SD3", "SD3.5", "FLUX.1-dev", "FLUX.1-schnell", "SANA", "SANA 2K")
@@ -143,6 +143,18 @@ def made_places(made, place):
 def turned(made, place):
     made.module.turns.position.append(torch.tensor(place))
     return made.module.turns(None)
+
+
+@pytest.mark.parametrize("name", ["SD3.5", "FLUX.1-dev"])
+def test_a_model_serves_windows_of_more_than_one_shape(name):
+    """What was made for one shape stays with it: asking for the first again gives the same."""
+    model = make_denoiser(name)
+    x = feeds(denoiser(make_denoiser(name), WINDOW, TOKENS), 2, 5)
+    given = [torch.from_numpy(value) for value in x.values()]
+    with torch.no_grad():
+        wanted = denoiser(make_denoiser(name), WINDOW, TOKENS).module(*given)[0]
+        denoiser(model, Window(4, 8), TOKENS)
+        torch.testing.assert_close(denoiser(model, WINDOW, TOKENS).module(*given)[0], wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["SD3.5", "FLUX.1-dev"])

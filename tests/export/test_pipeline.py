@@ -13,11 +13,12 @@ from pipelines import save_pipeline
 from single_files import open_clip_file, single_file
 from widefield.bundle import open_bundle
 from widefield.engine import EngineOptions, open_engine
-from widefield.errors import BadRequest
+from widefield.errors import BadCheckpoint, BadRequest
 from widefield.parts import load_schedule
 from widefield.prompt import embed
 from widefield.schedule import guided, update
-from widefield_export.commands import export_bundle
+from widefield_export.commands import _tell_generation, export_bundle
+from widefield_export.pipeline import _check_widths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' NumPy
 
@@ -185,6 +186,13 @@ def test_bad_pipelines(exported, tmp_path, capsys):
         (checkpoint / "model_index.json").write_text(json.dumps(index | change))
         assert why in run(capsys, "export", checkpoint, "-o", out).fault()
     (checkpoint / "model_index.json").write_text(json.dumps(index))
+    for change, why in (
+        ({"requires_aesthetics_score": True}, "SDXL's refiner"),
+        ({"text_encoder": ["transformers", "CLIPTextModelWithProjection"]}, "no text_projection.weight"),
+    ):
+        (checkpoint / "model_index.json").write_text(json.dumps(index | change))
+        assert why in run(capsys, "export", checkpoint, "-o", out).fault()
+    (checkpoint / "model_index.json").write_text(json.dumps(index))
     vae = checkpoint / "vae" / "config.json"
     vae.write_text(json.dumps(json.loads(vae.read_text()) | {"_class_name": "AutoencoderTiny"}))
     assert "says that vae is AutoencoderKL" in run(capsys, "export", checkpoint, "-o", out).fault()
@@ -225,3 +233,28 @@ def test_a_single_file_with_a_folders_tokenizers(exported, tmp_path, monkeypatch
     assert bare.parts.text is None and not bare.components and bare.scale == 8
     with pytest.raises(BadRequest, match="--text FOLDER"):
         embed(bare, PROMPT)
+
+
+def test_encoders_of_another_model_are_refused():
+    text = {
+        "encoders": [{"name": "text_encoder", "hidden": 12, "pooled": 0}],
+        "blocks": [{"encoders": ["text_encoder"], "tokens": 7}], "pooled": [],
+    }  # fmt: skip
+    _check_widths(text, {"text": ["batch", 7, 12]})
+    for inputs in ({"text": ["batch", 7, 16]}, {"text": ["batch", 7, 12], "pooled": ["batch", 4]}):
+        with pytest.raises(BadCheckpoint, match="take them from the same model"):
+            _check_widths(text, inputs)
+
+
+def test_a_bundle_without_text_is_told(capsys):
+    manifest = {
+        "denoiser": {"base": "SDXL", "windows": [{"rows": 8, "columns": 12}]},
+        "schedulers": {"default": "euler", "samplers": {"euler": {}, "ddim": {}}},
+    }
+    _tell_generation(manifest)
+    told = capsys.readouterr().out
+    assert "generates as SDXL in windows of 8x12 latents, sampler euler (ddim too)\nno prompts: " in told
+    _tell_generation(manifest | {"text": {}})
+    assert "no prompts" not in capsys.readouterr().out
+    _tell_generation({})
+    assert capsys.readouterr().out == ""
