@@ -57,7 +57,7 @@ TERRAINS: dict[str, Ranges] = {
         "gullies": 1.0, "rivers": (0.7, 1),
     },
     "reefs": {
-        "extent_km": (40, 120), "relief_m": (90, 200), "rise_m": (-80, -25), "ridges": 0.1, "gullies": 0.1,
+        "extent_km": (40, 120), "relief_m": (50, 110), "rise_m": (-65, -25), "ridges": 0.1, "gullies": 0.1,
         "rivers": 0.0, "flats": (0.3, 0.8),
     },
     "sea": {"extent_km": (300, 900), "relief_m": (500, 900), "rise_m": (-2200, -1300), "ridges": 0.2},

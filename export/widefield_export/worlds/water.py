@@ -52,6 +52,7 @@ def rivers(world: World, state: Field, metres_per_px: float) -> tuple[Field, Fie
     water, near, cut = (np.zeros(h.shape, np.float32) for _ in range(3))
     lush = np.clip(np.float32(0.25 + world.moisture) + np.float32(0.12) * inner(state[RUGGED]), 0.1, 1)
     high = np.maximum(h - 2, 0) * np.float32(0.8)
+    delta = np.float32(world.flats) * smoothstep(-h, -60.0, -5.0)  # channels part and widen before the sea
     for order, longest_km in enumerate(RIVERS_KM):
         longest, width = longest_km * 1000, longest_km * 1000 * RIVER_WIDTH
         if 60 * width < metres_per_px or not world.rivers:
@@ -63,9 +64,10 @@ def rivers(world: World, state: Field, metres_per_px: float) -> tuple[Field, Fie
             1 - smoothstep(h, 500.0 + 500 * order, 1100.0 + 700 * order)
         )
         if order:  # tributaries dry out
-            flowing = flowing * smoothstep(lush, 0.35 + 0.08 * order, 0.6 + 0.08 * order)
+            flowing = flowing * np.maximum(delta, smoothstep(lush, 0.35 + 0.08 * order, 0.6 + 0.08 * order))
         broad = np.float32(width / metres_per_px) * (1 - np.float32(0.55) * smoothstep(h, 0.0, 500.0))
         broad = broad * (1 + np.float32(0.3) * inner(state[RIVER + (order + 1) % len(RIVERS_KM)]))
+        broad = broad * (1 + delta)
         strip = coverage(off / (steep * np.float32(metres_per_px)), broad)
         water = np.maximum(water, strip * smoothstep(flowing, 0.15, 0.4))
         roughly = off * np.float32(longest / 7 / width)  # widths, where the field is as steep as it is on average
