@@ -92,9 +92,7 @@ def _tell_generation(manifest: Mapping[str, Any]) -> None:
     base = manifest["denoiser"]["base"]
     click.echo(f"generates as {base} in windows of {windows} latents, sampler {schedulers['default']}{more}")
     if "text" not in manifest:
-        click.echo(
-            "no prompts: found no text encoders with tokenizers; --text FOLDER takes a pipeline's"
-        )
+        click.echo("no prompts: found no text encoders with tokenizers; --text FOLDER takes a pipeline's")
 
 
 def export_bundle(
@@ -108,13 +106,14 @@ def export_bundle(
 ) -> dict[str, Any]:
     """Export a checkpoint into a new folder `out`, whole or not at all; returns the manifest.
 
-    `autoencoder` is another checkpoint to take it from; `asked` are the fields of pipeline.PipelineOptions, windows as
+    `autoencoder` is another checkpoint to take it from; `asked` are the fields of whole.PipelineOptions, windows as
     text. Raises BadCheckpoint for what cannot be read, UnsupportedGraph for what cannot be localised, BadRequest where
     `out` exists and `overwrite` is false.
     """
     from widefield_export.checkpoint import load_autoencoder
-    from widefield_export.pipeline import open_checkpoint, pipeline_options, write_parts
+    from widefield_export.pipeline import write_parts
     from widefield_export.provenance import hashes
+    from widefield_export.whole import open_checkpoint, pipeline_options
 
     if out.exists() and not overwrite:
         raise BadRequest(f"{out} exists; name another folder or pass --overwrite")

@@ -19,7 +19,7 @@ from widefield_export.configs import single
 from widefield_export.configs.header import Stored, read_header
 from widefield_export.configs.single import LDM, VARIANTS, Encoder, Variant
 from widefield_export.detect import detect
-from widefield_export.pipeline import open_file, pipeline_options
+from widefield_export.whole import open_file, pipeline_options
 
 BASES = {
     "SD1.5": "SD", "SDXL": "SDXL", "SD3": "SD3", "SD3.5": "SD3", "FLUX.1-dev": "FLUX.1", "FLUX.1-schnell": "FLUX.1",

@@ -9,8 +9,9 @@ from widefield.bundle import Bundle
 from widefield.engine import EngineOptions
 from widefield.errors import BadCheckpoint, BadRequest
 from widefield.prompt import embed
-from widefield_export.pipeline import _write_text, open_folder, pipeline_options
+from widefield_export.pipeline import _write_text
 from widefield_export.text_encoders import SANA_TOKENS, _instruction, load_tokenizer, rule_of
+from widefield_export.whole import open_folder, pipeline_options
 
 NAMES = tuple(
     pytest.param(name, marks=[pytest.mark.slow] if name in ("SD1.5", "FLUX.1-dev") else [])  # SD3 has their encoders
