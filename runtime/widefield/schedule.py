@@ -13,6 +13,7 @@ A run starts from noise alone, x = initial * n, or at strength s from a clean la
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,19 @@ class Schedule:
     name: str
     tables: Mapping[int, NDArray[np.float64]]
     initial: Mapping[int, float]
+
+    def phases(self, count: int, strength: float, phases: int) -> tuple[Run, ...]:
+        """A run in as many parts of nearly equal length, none of them empty: a multistep sampler starts anew in each.
+
+        BadRequest as `run` says, and for less than one phase.
+        """
+        if phases < 1:
+            raise BadRequest(f"{phases} phases were asked for; wanted 1 or more; name another number")
+        steps = self.run(count, strength).steps
+        edges = sorted({len(steps) * k // phases for k in range(phases + 1)})
+        rows = self.tables[count][count - len(steps) :]
+        parts = [self._steps(rows[a:b]) for a, b in itertools.pairwise(edges)]
+        return tuple(Run(part, self.initial[count]) for part in parts)
 
     def run(self, count: int, strength: float = 1.0) -> Run:
         """The steps of a run of `count` at a strength in [0, 1]; none where the strength leaves none.

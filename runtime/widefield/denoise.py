@@ -1,0 +1,102 @@
+"""The denoiser on batches of windows: what one step of a sampler asks of it, guidance included.
+
+    m = model(input_scale x, timestep, text)                                  guidance of kind "none" or "embedded"
+    m = model(..., negative) + guidance (model(..., text) - model(..., negative))      kind "free": two calls a step
+
+Shapes   x, m: (batch, channels, rows, columns) of one of the bundle's window shapes.
+Source   Ho & Salimans, Classifier-free diffusion guidance, 2022.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.bundle import Bundle
+from widefield.engine import Engine, EngineOptions, open_engine
+from widefield.errors import BadRequest
+from widefield.parts import WindowGraph
+from widefield.prompt import Conditioning
+from widefield.schedule import guided
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """What the denoiser is told of the prompt: `negative` is used by free guidance with a scale other than 1."""
+
+    positive: Conditioning
+    negative: Conditioning
+    scale: float
+
+
+class Denoiser:
+    """One window shape at `batch` windows a call. The engine opens on the first call; safe from several threads."""
+
+    def __init__(self, bundle: Bundle, window: WindowGraph, guide: Guide, batch: int, options: EngineOptions) -> None:
+        part, defaults = bundle.parts.denoiser, bundle.parts.defaults
+        if part is None or defaults is None:
+            raise BadRequest(f"{bundle.name} has no denoiser; it decodes and encodes only; export a whole checkpoint")
+        self.bundle, self.part, self.window, self.guide = bundle, part, window, guide
+        self.batch, self.options = batch, options
+        self.calls = 0
+        self._shapes = part.shapes(window, batch)
+        self._free = defaults.guidance_kind == "free" and guide.scale != 1.0
+        self._told = [
+            self._conditions(c) for c in ((guide.positive, guide.negative) if self._free else (guide.positive,))
+        ]
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Array, timestep: float, input_scale: float = 1.0) -> Array:
+        """m for up to `batch` windows; fewer are filled up and cut again."""
+        count = len(x)
+        latent = np.empty(self._shapes["latent"], np.float32)
+        np.multiply(x, np.float32(input_scale), out=latent[:count])
+        latent[count:] = latent[count - 1]
+        times = np.full(self._shapes["timestep"], timestep, np.float32)
+        found = []
+        for told in self._told:
+            out = np.empty_like(latent)
+            self._opened().run({"latent": latent, "timestep": times, **told}, {self.part.output: out})
+            found.append(out[:count])
+        with self._lock:
+            self.calls += len(found)
+        return guided(found[0], found[1], self.guide.scale) if self._free else found[0]
+
+    def _conditions(self, of: Conditioning) -> dict[str, Array]:
+        """Every input but the latent and the time, as the engine takes them."""
+        side = self.bundle.scale
+        height, width = self.window.rows * side, self.window.columns * side
+        values: dict[str, Array | None] = {
+            "text": of.text, "pooled": of.pooled, "text_mask": of.mask,
+            "sizes": np.array([height, width, 0, 0, height, width], np.float32),
+            "guidance": np.array(self.guide.scale, np.float32),
+            "position": np.array(self.window.place or (0, 0), np.float32),
+        }  # fmt: skip
+        told = {}
+        for name, shape in self._shapes.items():
+            if name in ("latent", "timestep"):
+                continue
+            value = values.get(name)
+            if value is None:
+                raise BadRequest(f"{self.bundle.name}: the denoiser wants {name}, the prompt gives none; export again")
+            told[name] = np.ascontiguousarray(np.broadcast_to(value, shape), np.float32)
+        return told
+
+    def _opened(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = open_engine(self.bundle.file(self.window.file), self._shapes, {}, self.options)
+            return self._engine
+
+    def close(self) -> None:
+        """Give the engine back; calling it twice is harmless."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None

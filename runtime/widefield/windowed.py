@@ -1,0 +1,103 @@
+"""One phase of a level: a run of steps inside each window of a grid, and the windows blended.
+
+    x_w  = the parent over the window           then, for each step,  m = denoiser(x_w)    x_w' = the schedule's rule
+    x'   = sum_w weight_w x_w                   weights of the grid, which add up to one at every cell
+
+Noise that steps draw is that of the window's coordinates, the same in all windows that cover a cell. With as many
+phases as steps this is MultiDiffusion (Bar-Tal et al., 2023); with fewer, windows go their own way for some steps, and
+a region needs fewer of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield.denoise import Denoiser
+from widefield.field import Field
+from widefield.geometry import Region
+from widefield.memo import Memo
+from widefield.schedule import Step, update
+from widefield.tiles import Source
+from widefield_kernels.blend import blend_reference
+from widefield_kernels.noise import Draw, normal_reference
+from widefield_kernels.windows import Box, WindowGrid
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The steps of one phase, of which the level's step `first` is the first; the level's step i draws
+    `Draw(seed, level, i + 1)`."""
+
+    steps: tuple[Step, ...]
+    seed: int
+    level: int
+    first: int
+
+    def draw(self, index: int) -> Draw:
+        return Draw(self.seed, self.level, 1 + self.first + index)
+
+
+class Windowed(Field):
+    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of about a window."""
+
+    def __init__(
+        self,
+        name: Hashable,
+        parent: Source,
+        grid: WindowGrid,
+        phase: Phase,
+        denoiser: Callable[[], Denoiser],
+        memo: Memo,
+        cancelled: Callable[[], None] | None = None,
+    ) -> None:
+        self.name, self.parent, self.grid, self.phase, self.memo = name, parent, grid, phase, memo
+        self.channels, self.height, self.width = parent.channels, parent.height, parent.width
+        self._denoiser, self._cancelled = denoiser, cancelled
+
+    def inside(self, region: Region) -> Array:
+        out = np.empty((self.channels, region.height, region.width), np.float32)
+        for block in self._blocks(region):
+            where = block.y0, block.x0, block.y1, block.x1
+            boxes = list(self.grid.windows(where))
+            keys: list[Hashable] = [(self.name, box) for box in boxes]
+            found = self.memo.fetch(keys, self._make)
+            part = block.shifted(-region.y0, -region.x0)
+            blend_reference(self.grid, where, [found[key] for key in keys], out=out[:, *part.slices])
+        return out
+
+    def _blocks(self, region: Region) -> Iterator[Region]:
+        """A region cut along a lattice of whole strides, so that few windows are needed at a time."""
+        (rows, columns), (sy, sx) = self.grid.window, self.grid.stride
+        high, wide = max(1, rows // sy) * sy, max(1, columns // sx) * sx
+        for y in range(region.y0 // high * high, region.y1, high):
+            for x in range(region.x0 // wide * wide, region.x1, wide):
+                yield Region(y, x, y + high, x + wide).clipped(region)
+
+    def _make(self, keys: list[Hashable]) -> Iterable[tuple[Hashable, Array]]:
+        denoiser = self._denoiser()
+        for start in range(0, len(keys), denoiser.batch):
+            some = keys[start : start + denoiser.batch]
+            if self._cancelled is not None:
+                self._cancelled()
+            yield from zip(
+                some, self._denoised(denoiser, [cast(tuple[Hashable, Box], key)[1] for key in some]), strict=True
+            )
+
+    def _denoised(self, denoiser: Denoiser, boxes: Sequence[Box]) -> Array:
+        x = np.stack([self.parent.read(Region(*box)) for box in boxes])
+        history: Array | None = None
+        for index, step in enumerate(self.phase.steps):
+            m = denoiser(x, step.timestep, step.input_scale)
+            noise = None
+            if step.c != 0.0:
+                draw = self.phase.draw(index)
+                noise = np.stack([normal_reference(*draw, self.channels, box) for box in boxes])
+            x, history = update(step, x, m, noise, history)
+        return x
