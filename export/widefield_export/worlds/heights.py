@@ -31,7 +31,7 @@ VOLCANO_KM = 48.0  # a cell that may hold one
 
 
 def smoothstep(x: Field, low: float, high: float) -> Field:
-    """0 below `low`, 1 above `high`, and a cubic between."""
+    """0 up to `low`, 1 from `high` on, and a cubic between; `high` may be the lower one."""
     t = np.clip((x - np.float32(low)) / np.float32(high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 

@@ -36,10 +36,43 @@ def octave_of(metres_per_px: float) -> int:
     return octave
 
 
+@dataclass(frozen=True, slots=True)
+class _Surface:
+    """What there is before any light: colour (3, h, w), the land's state and slopes, and shares of water and ice."""
+
+    colour: Field
+    state: Field
+    down: Field
+    right: Field
+    sea: Field
+    river: Field
+    ice: Field
+
+    @property
+    def wetted(self) -> Field:
+        return np.asarray(np.maximum(self.sea, self.river), np.float32)
+
+
 def render(world: World, sky: Sky, y: int, x: int, size_px: int, metres_per_px: float) -> View:
     """The square of `size_px` pixels whose first pixel has the absolute index (y, x) at this scale."""
     octave = octave_of(metres_per_px)
     span = Span(y, x, y + size_px, x + size_px)
+    surface = _surface(world, span, octave)
+    colour = _under_sky(world, sky, span, octave, surface)
+    alpha = np.zeros(span.shape, np.float32)
+    if sky.clouds:
+        field = light.cloud_field(sky, span, octave)
+        alpha = light.cloud_alpha(field, sky)
+        colour = light.clouded(colour, field, alpha, sky)
+    colour = light.developed(light.hazed(colour, sky, metres_per_px))
+    shares = {"sea": surface.sea, "river": surface.river, "ice": surface.ice, "cloud": alpha}
+    pixels = np.ascontiguousarray(colour.transpose(1, 2, 0))
+    return View(pixels, {name: float(share.mean()) for name, share in shares.items()})
+
+
+def _surface(world: World, span: Span, octave: int) -> _Surface:
+    """Land with its valleys, what grows or lies on it, and the water over it."""
+    metres_per_px = 2.0**octave
     wide = land(world, span.grown(2), octave)
     river, near, cut = water.rivers(world, wide, metres_per_px)
     state = water.inner(wide).copy()
@@ -47,49 +80,40 @@ def render(world: World, sky: Sky, y: int, x: int, size_px: int, metres_per_px: 
     if world.fjords:
         state[HEIGHT] -= water.fjords(wide, metres_per_px) * np.float32(world.fjords) * (state[HEIGHT] + 350)
     down, right = slopes(state[HEIGHT], metres_per_px)
-    state, river, near = water.inner(state), water.inner(river), water.inner(near)
-    steep = steepness(down, right)
+    state, river, near = (water.inner(field) for field in (state, river, near))
+    h, steep = state[HEIGHT], steepness(down, right)
 
-    wet = near * np.float32(0.35 if world.temperature > 2 else 0.05)
-    colour = climate.ground(world, state, wet, steep, metres_per_px)
-    h = state[HEIGHT]
-    edge = h / ((steep + np.float32(0.004)) * np.float32(metres_per_px))
+    colour = climate.ground(
+        world, state, near * np.float32(0.35 if world.temperature > 2 else 0.05), steep, metres_per_px
+    )
     colour = farms.farmed(world, colour, state, span, steep, metres_per_px)
-    beach = smoothstep(h, 9.0, 1.0) * smoothstep(steep, 0.25, 0.05) * np.float32(0.75 if world.temperature > 4 else 0.2)
-    sand = climate.mix(climate.SAND, climate.BASALT * np.float32(1.6), world.dark_rock * 0.8)
-    colour = climate.mix(colour, sand, beach * (1 - world.flats * np.float32(0.8)))
+    colour = _beached(world, colour, h, steep)
     colour = climate.mix(colour, water.river_colour(world, state), river * np.float32(0.92))
-    sea = smoothstep(-edge, -0.8, 0.8)
+    sea = smoothstep(-h / ((steep + np.float32(0.004)) * np.float32(metres_per_px)), -0.8, 0.8)
     colour = climate.mix(colour, water.sea_colour(world, state, near), sea)
-    wetted = np.maximum(sea, river)
     ice = water.sea_ice(world, state, np.float32(0.35) * state[MINERAL] + np.float32(0.2), metres_per_px) * sea
-    colour = climate.mix(colour, water.ICE, ice)
-
-    shade = light.hillshade(down, right, sky, metres_per_px)
-    flat = np.float32(1.0)
-    shade = shade + (flat - shade) * wetted * np.float32(0.85)
-    colour = _under_sky(world, sky, span, octave, colour, shade, state, wetted)
-    field = light.cloud_field(sky, span, octave) if sky.clouds else np.zeros_like(h)
-    alpha = light.cloud_alpha(field, sky) if sky.clouds else np.zeros_like(h)
-    colour = light.clouded(colour, field, alpha, sky) if sky.clouds else colour
-    colour = light.hazed(colour, sky, metres_per_px)
-    shares = {"sea": sea, "river": river, "ice": ice, "cloud": alpha}
-    pixels = np.ascontiguousarray(light.developed(colour).transpose(1, 2, 0))
-    return View(pixels, {name: float(share.mean()) for name, share in shares.items()})
+    return _Surface(climate.mix(colour, water.ICE, ice), state, down, right, sea, river, np.asarray(ice, np.float32))
 
 
-def _under_sky(
-    world: World, sky: Sky, span: Span, octave: int, colour: Field, shade: Field, state: Field, wetted: Field
-) -> Field:
+def _beached(world: World, colour: Field, h: Field, steep: Field) -> Field:
+    """Sand, or black sand, just over the sea where it is flat; swamps have little."""
+    sand = climate.mix(climate.SAND, climate.BASALT * np.float32(1.6), world.dark_rock * 0.8)
+    most = (0.75 if world.temperature > 4 else 0.2) * (1 - 0.8 * world.flats)
+    return climate.mix(colour, sand, smoothstep(h, 9.0, 1.0) * smoothstep(steep, 0.25, 0.05) * np.float32(most))
+
+
+def _under_sky(world: World, sky: Sky, span: Span, octave: int, surface: _Surface) -> Field:
     """Sun and shadows of clouds, and by night the lights of towns."""
-    metres_per_px = 2.0**octave
+    metres_per_px, wetted = 2.0**octave, surface.wetted
+    shade = light.hillshade(surface.down, surface.right, sky, metres_per_px)
+    shade = shade + (1 - shade) * wetted * np.float32(0.85)  # water is flat
     if sky.clouds and sky.light != "night":
         dy, dx = light.cloud_shadow_offset(sky, metres_per_px)
         over = Span(span.top + dy, span.left + dx, span.bottom + dy, span.right + dx)
         shade = shade * (1 - np.float32(0.75) * light.cloud_alpha(light.cloud_field(sky, over, octave), sky))
-    colour = light.lit(colour, shade, sky)
+    colour = light.lit(surface.colour, shade, sky)
     if sky.light == "night" and world.cities:
-        lowland = smoothstep(state[HEIGHT], 900.0, 100.0) * (1 - wetted)
-        windows = light.city_lights(state[GLOW], lowland * np.float32(world.cities * 0.5), metres_per_px)
+        lowland = smoothstep(surface.state[HEIGHT], 900.0, 100.0) * (1 - wetted)
+        windows = light.city_lights(surface.state[GLOW], lowland * np.float32(world.cities * 0.5), metres_per_px)
         colour = colour + light.WINDOW[:, None, None] * windows * np.float32(1.2)
     return np.asarray(colour, np.float32)
