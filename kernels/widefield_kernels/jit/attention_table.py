@@ -32,7 +32,7 @@ HALF: Table = {
     512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 16, 8, 2), 100: Config(32, 32, 8, 2)},
 }
 SINGLE: Table = {
-    256: {0: Config(32, 16, 8, 1, 16)},  # products without matrix units: a chunk's operands are registers
+    256: {0: Config(16, 16, 8, 1, 16)},  # products without matrix units: a chunk's operands are registers
     512: {0: Config(16, 16, 8, 1, 64)},
 }
 # Where keys are their own values there is room for more of them.
