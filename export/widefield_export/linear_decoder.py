@@ -43,8 +43,8 @@ def square_components(pixels: Tensor, side: int, count: int) -> Tensor:
     flat = squares.transpose(1, 2).flatten(0, 1).double()
     flat = flat - flat.mean(0)
     basis = torch.linalg.eigh(flat.T @ flat).eigenvectors.flip(1)[:, :count].to(pixels.dtype)
-    height, width = pixels.shape[2] // side, pixels.shape[3] // side
-    return torch.einsum("bkl,kc->bcl", squares, basis).unflatten(2, (height, width))
+    values: Tensor = torch.einsum("bkl,kc->bcl", squares, basis)
+    return values.reshape(len(pixels), count, pixels.shape[2] // side, pixels.shape[3] // side)
 
 
 @torch.no_grad()
@@ -61,9 +61,9 @@ def make_linear_decoder(decoder: Any, components: Components, pixels: Tensor) ->
     silence(decoder)
     for k in range(latents.shape[1]):
         decoder.conv_in.weight[k, k, 1, 1] = 1
-    wanted = (square_components(pixels, 4, FINE), F.pixel_unshuffle(pixels, 2), pixels)
+    targets = (square_components(pixels, 4, FINE), F.pixel_unshuffle(pixels, 2), pixels)
     values = latents
-    for block, target in zip(decoder.up_blocks, wanted, strict=False):
+    for block, target in zip(decoder.up_blocks, targets, strict=False):
         enlarged = F.interpolate(values, scale_factor=2.0, mode="nearest")
         weight, bias = least_squares(enlarged, target)
         values = F.conv2d(enlarged, weight, bias, padding=1)

@@ -91,7 +91,17 @@ def test_the_licence_is_the_one_that_is_named(project):
 
 def test_requirements_are_thin(project):
     names = {re.split(r"[<>=!~ \[;]", requirement)[0] for requirement in project["dependencies"]}
-    thin = {"numpy", "onnxruntime", "imagecodecs", "zarr", "google-crc32c", "safetensors", "tokenizers", "click", "rich"}
+    thin = {
+        "numpy",
+        "onnxruntime",
+        "imagecodecs",
+        "zarr",
+        "google-crc32c",
+        "safetensors",
+        "tokenizers",
+        "click",
+        "rich",
+    }
     assert names == thin
 
 

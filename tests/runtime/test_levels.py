@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from widefield.levels import level_cells, make_levels
 def test_levels_double_from_about_a_window_to_the_picture(height, width, window):
     cells = level_cells(height, width, 8, window)
     assert cells[-1] == (max(-(-height // 8), window[0]), max(-(-width // 8), window[1]))
-    for small, large in zip(cells, cells[1:], strict=False):
+    for small, large in itertools.pairwise(cells):
         assert small == (-(-large[0] // 2), -(-large[1] // 2))
     assert all(rows >= window[0] and columns >= window[1] for rows, columns in cells)
     assert cells[0][0] < 2 * window[0] or cells[0][1] < 2 * window[1]

@@ -75,8 +75,12 @@ def test_those_who_waited_for_a_failure_try_themselves():
         raise OSError("no")
         yield
 
+    def ask_in_vain():
+        with pytest.raises(OSError, match="no"):
+            memo.fetch([7], fails)
+
     seen = []
-    first = threading.Thread(target=lambda: pytest.raises(OSError, memo.fetch, [7], fails))
+    first = threading.Thread(target=ask_in_vain)
     second = threading.Thread(target=lambda: seen.append(memo.fetch([7], make)[7][0]))
     first.start()
     claimed.wait(10)
