@@ -25,15 +25,16 @@ LARGEST_SHARE = 1 / 8
 
 
 def is_certified(tile: Region, height: int, width: int) -> bool:
-    """About TILES tiles of a picture, but at most an eighth: one at a scattered place in each of equal runs of its rows
-    of tiles. A function of the tile's place and the picture's size alone, so the same ones in every run."""
+    """About TILES tiles of a picture, but at most an eighth, or one of four: one at a scattered place in each of equal
+    runs of its rows of tiles. A function of the tile's place and the picture's size, so the same ones in every run."""
     rows, columns = -(-height // tile.height), -(-width // tile.width)
-    wanted = min(TILES, int(rows * columns * LARGEST_SHARE))
+    tiles = rows * columns
+    wanted = min(TILES, max(int(tiles * LARGEST_SHARE), int(tiles >= 4)))
     if wanted == 0:
         return False
     index = tile.y0 // tile.height * columns + tile.x0 // tile.width
-    stratum = ((index + 1) * wanted - 1) // (rows * columns)
-    start, stop = (s * rows * columns // wanted for s in (stratum, stratum + 1))
+    stratum = ((index + 1) * wanted - 1) // tiles
+    start, stop = (s * tiles // wanted for s in (stratum, stratum + 1))
     mixed = (stratum * 0x9E3779B1 + 0x165667B1) & 0xFFFFFFFF
     mixed = ((mixed ^ mixed >> 15) * 0xC2B2AE3D) & 0xFFFFFFFF
     return index == start + (mixed ^ mixed >> 13) % (stop - start)

@@ -30,8 +30,9 @@ from widefield.tiles import interior_tiles
 EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
 # What a worker's first tile of a kind costs more than the next, in tiles: ONNX Runtime allocates every activation by
-# itself before it knows the pattern (3.6 against 1.6 s at 128 cells), OpenVINO compiles (0.6 s whatever the tile).
-FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.6}
+# itself before it knows the pattern (3.6 against 1.6 s at 128 cells). OpenVINO compiles for 0.6 s, whatever the tile.
+FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.0}
+FIRST_FLOPS = {"ort": 0, "ort keeping": 0, "openvino": 45 * 10**9}  # what it would compute meanwhile
 STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.0}  # of a later tile's time
 ONE_WORKER = 0.75  # of what as many workers as it has threads would do, for each of them
 
@@ -123,7 +124,11 @@ def cost(plan: Plan) -> float:
     """Relative time: the tiles of one worker, and what the first of each kind costs more."""
     way = f"{plan.backend} keeping" if plan.keeps else plan.backend
     turns = -(-plan.tiles // plan.workers) * STEADY[way] + plan.kinds * FIRST_TILE[way]
-    return turns * plan.tile_flops / plan.threads / (1.0 if plan.threads == 1 else ONE_WORKER)
+    return (
+        (turns * plan.tile_flops + plan.kinds * FIRST_FLOPS[way])
+        / plan.threads
+        / (1.0 if plan.threads == 1 else ONE_WORKER)
+    )
 
 
 def _choices(
