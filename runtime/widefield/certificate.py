@@ -25,12 +25,14 @@ LARGEST_SHARE = 1 / 8
 
 
 def is_certified(tile: Region, height: int, width: int) -> bool:
-    """About TILES tiles of a picture, but at most an eighth, or one of four: one at a scattered place in each of equal
-    runs of its rows of tiles. A function of the tile's place and the picture's size, so the same ones in every run."""
+    """About TILES tiles of a picture, but at most an eighth, and none where that is one: alone it knows no error.
+
+    One at a scattered place in each of equal runs of its rows of tiles, by place and size alone: the same in every run.
+    """
     rows, columns = -(-height // tile.height), -(-width // tile.width)
     tiles = rows * columns
-    wanted = min(TILES, max(int(tiles * LARGEST_SHARE), int(tiles >= 4)))
-    if wanted == 0:
+    wanted = min(TILES, int(tiles * LARGEST_SHARE))
+    if wanted < 2:
         return False
     index = tile.y0 // tile.height * columns + tile.x0 // tile.width
     stratum = ((index + 1) * wanted - 1) // tiles
