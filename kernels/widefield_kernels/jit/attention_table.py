@@ -31,8 +31,12 @@ HALF: Table = {
     256: {0: Config(64, 32, 4, 2), 90: Config(128, 64, 8, 2)},
     512: {0: Config(32, 16, 8, 2), 80: Config(32, 32, 8, 2), 90: Config(64, 16, 8, 2), 100: Config(32, 32, 8, 2)},
 }
+# Products without matrix units: the operands of a chunk are registers. What spills here spills a word or two, now at
+# one width and now at another: test_no_width_spills compiles them all.
 SINGLE: Table = {
-    256: {0: Config(16, 16, 8, 1, 16)},  # products without matrix units: a chunk's operands are registers
+    48: {0: Config(16, 16, 8, 1, 16)},
+    128: {0: Config(32, 16, 8, 1, 16), 100: Config(16, 16, 8, 1, 16)},
+    256: {0: Config(32, 16, 8, 1, 16)},
     512: {0: Config(16, 16, 8, 1, 64)},
 }
 # Where keys are their own values there is room for more of them.
