@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
 from widefield.denoise import Denoiser, Guide
 from widefield.engine import EngineOptions
-from widefield.field import Coded, Noise, Noised, Resized
+from widefield.fields import Coded, Noise, Noised, Resized
 from widefield.geometry import Region
 from widefield.levels import Level
 from widefield.memo import Memo
@@ -224,8 +224,6 @@ class GeneratedLatents(LatentSource):
     def _fill(self, out: Array, region: Region) -> None:
         out[...] = self.field.read(region)
 
-    def _rows(self) -> Iterator[bytes]:
-        raise NotImplementedError("what is not computed has no digest of its rows; its identity stands for them")
-
     def digest(self) -> str:
+        """Of what determines them: nothing is computed for it."""
         return self.cascade.identity()

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from widefield.errors import BadLatents, MissingBackend
+from widefield.field import Field
 from widefield.geometry import Region
 
 _CHUNK_NBYTES = 1 << 20
@@ -32,43 +33,33 @@ _ZARR_CHUNK_NBYTES = 1 << 28
 _REMEDY = "save them with numpy.save(path, latents[0].float().cpu().numpy())"
 
 
-class LatentSource(ABC):
-    """Latents of (channels, height, width) cells. Safe to read from many threads at once."""
+class LatentSource(Field):
+    """Latents of (channels, height, width) cells."""
 
     name: str  # what errors call it
-    channels: int
-    height: int
-    width: int
     dtype: np.dtype[Any]
 
     @abstractmethod
-    def _fill(self, out: NDArray[np.float32], region: Region) -> None:
-        """Read `region`, which is inside the picture, into `out`, float32 (channels, h, w)."""
+    def digest(self) -> str:
+        """SHA-256, in hex, of what they are: equal digests, equal latents."""
+
+
+class StoredLatents(LatentSource):
+    """In a file or in memory. BadLatents on reading when the file has shrunk or a chunk of it is damaged.
+
+    Values are not checked: see `check_finite`.
+    """
 
     @abstractmethod
     def _rows(self) -> Iterator[bytes]:
         """The digest of every row, from the top, and of every channel within a row."""
 
-    @property
-    def extent(self) -> Region:
-        """All of it: [0, height) x [0, width)."""
-        return Region(0, 0, self.height, self.width)
-
     def read(self, region: Region) -> NDArray[np.float32]:
-        """`region` as float32 (channels, h, w), the caller's own; zeros where it reaches outside the picture.
-
-        BadLatents when the file has shrunk or a chunk of it is damaged. Values are not checked: see `check_finite`.
-        """
-        out = np.zeros((self.channels, region.height, region.width), np.float32)
-        inside = region.clipped(self.extent)
-        if inside:
-            rows, columns = inside.shifted(-region.y0, -region.x0).slices
-            with np.errstate(over="ignore", invalid="ignore"):  # a float64 past float32 is an inf for check_finite
-                self._fill(out[:, rows, columns], inside)
-        return out
+        with np.errstate(over="ignore", invalid="ignore"):  # a float64 past float32 is an inf for check_finite
+            return super().read(region)
 
     def digest(self) -> str:
-        """SHA-256, in hex, of shape, dtype and content. Equal latents have equal digests in every container.
+        """Of shape, dtype and content. Equal latents have equal digests in every container.
 
         Every row of every channel is hashed (little-endian), then the hashes, row by row. Reads everything once, in
         bounded memory, on the first call.
@@ -198,7 +189,7 @@ class NpyFile:
         return data
 
 
-class _NpyLatents(LatentSource):
+class _NpyLatents(StoredLatents):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._file = NpyFile(path)
@@ -222,7 +213,7 @@ class _NpyLatents(LatentSource):
             yield from (b"".join(row) for row in hashes)
 
 
-class _ArrayLatents(LatentSource):
+class _ArrayLatents(StoredLatents):
     def __init__(self, array: NDArray[Any]) -> None:
         self.name = "the array"
         self.dtype = _checked_dtype(array.dtype, self.name)
@@ -238,7 +229,7 @@ class _ArrayLatents(LatentSource):
             yield b"".join(hashlib.sha256(row).digest() for row in _little(self._array[:, y]))
 
 
-class _ZarrLatents(LatentSource):
+class _ZarrLatents(StoredLatents):
     """A chunk is decoded whole at every read that meets it, so chunks past 256 MiB are refused."""
 
     def __init__(self, path: Path) -> None:

@@ -61,8 +61,7 @@ class Windowed(Field):
         self.channels, self.height, self.width = parent.channels, parent.height, parent.width
         self._denoiser, self._cancelled = denoiser, cancelled
 
-    def inside(self, region: Region) -> Array:
-        out = np.empty((self.channels, region.height, region.width), np.float32)
+    def _fill(self, out: Array, region: Region) -> None:
         for block in self._blocks(region):
             where = block.y0, block.x0, block.y1, block.x1
             boxes = list(self.grid.windows(where))
@@ -70,7 +69,6 @@ class Windowed(Field):
             found = self.memo.fetch(keys, self._make)
             part = block.shifted(-region.y0, -region.x0)
             blend_reference(self.grid, where, [found[key] for key in keys], out=out[:, *part.slices])
-        return out
 
     def _blocks(self, region: Region) -> Iterator[Region]:
         """A region cut along a lattice of whole strides, so that few windows are needed at a time."""

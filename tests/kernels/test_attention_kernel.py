@@ -43,8 +43,10 @@ def formula(q, k, v, scale, dtype):
 def check(found, q, k, v, scale, orders=1):
     """At most twice the formula's error: that of one run, or the largest of several with q k' summed in other orders.
 
-    With sharp weights the largest error hangs on how one score was rounded. One run says what that comes to in a test
-    that never changes; for inputs drawn anew it has to be asked more than once.
+    With sharp weights the largest error hangs on how one score was rounded, and of one run it is a poor measure: of 120
+    draws of 7 queries and 11 keys the formula itself, summed in another order, passed its own bound 15 times, by up to
+    2.2, and so did the kernel, by up to 1.9. So inputs that are drawn anew ask it more than once, and
+    `test_errs_no_more_than_twice_as_much_on_average` holds the kernel to one run each.
     """
     truth = formula(q, k, v, scale, torch.float64)
     shuffle = torch.Generator().manual_seed(0)
@@ -119,6 +121,21 @@ def test_any_pages_in_any_order(data, device):
     k = uneven(rows(generator, 1, 2, tokens, 40, spare=spare)).to(dtype).to(device)
     v = rows(generator, 1, 2, tokens, 40, order="lbhw").to(dtype).to(device)
     check(in_pages(q, k, v, 0.2, cuts, order), q, k, v, 0.2, orders=8)
+
+
+@pytest.mark.parametrize(("queries", "tokens"), [(1, 3), (7, 11)])
+def test_errs_no_more_than_twice_as_much_on_average(queries, tokens, device):
+    """Summed over 40 draws, where no single rounding counts."""
+    ours = theirs = 0.0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        q = rows(generator, 1, 2, queries, 40, order="blhw").to(device)
+        k = uneven(rows(generator, 1, 2, tokens, 40)).to(device)
+        v = rows(generator, 1, 2, tokens, 40, order="lbhw").to(device)
+        truth = formula(q, k, v, 0.2, torch.float64)
+        ours += float((attention(q, k, v, scale=0.2, blocks=SMALL).cpu().double() - truth).abs().max())
+        theirs += float((formula(q, k, v, 0.2, torch.float32).double() - truth).abs().max())
+    assert 0 < ours <= 2 * theirs, (ours, theirs)
 
 
 def test_a_constant_stands_for_repeated_keys(device):

@@ -86,6 +86,21 @@ def test_a_name_that_fits_none_is_an_error_in_one_line(tmp_path, compiling):
     assert done.stderr.count("\n") == 1
 
 
+def test_more_tensor_memory_than_there_is_is_refused(compiling):
+    """Triton compiles it, to a trap."""
+    script = (
+        "from dataclasses import replace\n"
+        "from widefield_kernels.jit.attention import variants\n"
+        "from widefield_kernels.jit.cross import cross_compile\n"
+        "form = next(v for v in variants(100) if v.name == 'attention.bf16.d512.kv')\n"
+        "cross_compile(replace(form, constants={**form.constants, 'BLOCK_M': 64}), 100)\n"
+    )
+    environment = compiling | {"PYTHONPATH": str(ROOT / "kernels")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode != 0
+    assert "KernelFault: attention.bf16.d512.kv for sm_100 wants 576 columns of tensor memory" in done.stderr
+
+
 def test_without_triton_the_build_says_so(tmp_path, compiling):
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nplain = u.find_spec\n"

@@ -2,7 +2,8 @@
 
 Read off the PTX: the launch's parameters, of which those after our own are Triton's (two pointers to scratch memory,
 in Triton 3.6 to 3.9), and whether the code is for one capability alone. Read off ptxas -v: registers and spills.
-Refused: kernels with scratch memory, clusters, or parameters of another size than the manifest would say.
+Refused: kernels with scratch memory, clusters, or parameters of another size than the manifest would say; and those
+that want more tensor memory than there is, which Triton compiles to a trap without a word.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from widefield_kernels.manifest import KernelFault
 # Of a launch argument, by its Triton type: what PTX calls it. A pointer is .u64.
 PTX_TYPES = {"i8": "u8", "u8": "u8", "i16": "u16", "u16": "u16", "i32": "u32", "u32": "u32", "i64": "u64", "u64": "u64",
              "fp32": "f32", "fp64": "f64"}  # fmt: skip
+TENSOR_MEMORY = 512  # columns of a streaming multiprocessor, on sm_100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ def cross_compile(variant: Variant, capability: int) -> Compiled:
     if meta.global_scratch_size or meta.profile_scratch_size or meta.num_ctas != 1 or meta.launch_cooperative_grid:
         raise KernelFault(
             f"{variant.name} for sm_{capability} wants scratch memory, clusters or cooperation; avoid them"
+        )
+    if meta.tmem_size > TENSOR_MEMORY:
+        raise KernelFault(
+            f"{variant.name} for sm_{capability} wants {meta.tmem_size} columns of tensor memory, there are "
+            f"{TENSOR_MEMORY}; take smaller blocks"
         )
     return Compiled(
         cubin=kernel.asm["cubin"],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from families import ArraySource
 from widefield.denoise import Denoiser
-from widefield.field import Noise, Noised, Resized
+from widefield.fields import Noise, Noised, Resized
 from widefield.geometry import Region
 from widefield.memo import Memo
 from widefield.schedule import Step
