@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from widefield.errors import BadRequest, WidefieldError
+from widefield.errors import BadRequest
 from widefield_export.reconstruction import contact_sheet, psnr, reconstruct
 from widefield_export.small_autoencoder import build_autoencoder, losses
 from widefield_export.training_pictures import Scenes, held_out_crops
+from widefield_export.training_run import cpu_model, finished, update_ema
 
 MODULE = "widefield_export.train_autoencoder"
 
@@ -58,13 +59,6 @@ class TrainOptions:
     channels: tuple[int, ...] = (16, 32, 48, 80)
     learning_rate: float = 1.5e-3
     ema: float = 0.998
-
-
-def update_ema(ema: Any, model: Any, decay: float) -> None:
-    """Move the averaged weights towards the trained ones, in place."""
-    with torch.no_grad():
-        for slow, fast in zip(ema.parameters(), model.parameters(), strict=True):
-            slow.lerp_(fast, 1 - decay)
 
 
 def learning_rate(options: TrainOptions, step: int, progress: float) -> float:
@@ -199,15 +193,6 @@ class Trainer:
         }
 
 
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def parse(argv: list[str] | None = None) -> TrainOptions:
     """The command line as options."""
     defaults = TrainOptions()
@@ -230,13 +215,7 @@ def parse(argv: list[str] | None = None) -> TrainOptions:
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the report of training.json on stdout."""
     options = parse(argv)
-    try:
-        Trainer(options).run()
-    except WidefieldError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
-    print((options.out / "training.json").read_text(), end="")
-    return 0
+    return finished(lambda: Trainer(options).run(), options.out)
 
 
 if __name__ == "__main__":

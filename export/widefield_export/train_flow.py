@@ -12,7 +12,6 @@ Most batches are of 16 x 16 latents cut from the pool's 32 x 32, the rest of who
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from widefield.errors import BadRequest, WidefieldError
+from widefield.errors import BadRequest
 from widefield_export.sample_sheet import PROMPTS, sample_sheet
 from widefield_export.small_pipeline import build_denoiser, build_pipeline, build_text_encoder
 from widefield_export.small_tokenizer import build_tokenizer, load_tokenizer, sample_captions, vocabulary_files
-from widefield_export.training_run import Run, RunOptions
+from widefield_export.training_run import Run, RunOptions, finished, run_parser
 from widefield_export.worlds.pictures import CAPTIONS, draw_picture
 
 MODULE = "widefield_export.train_flow"
@@ -198,33 +197,18 @@ class FlowRun(Run):
 def parse(argv: list[str] | None = None) -> FlowOptions:
     """The command line as options."""
     defaults = FlowOptions(Path())
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = run_parser(MODULE, __doc__, defaults)
     parser.add_argument("--autoencoder", type=Path, required=True, help="the autoencoder's folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="length, earlier ones included")
-    parser.add_argument("--steps", type=int, default=0, help="length in steps, instead of minutes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peak-rate", type=float, default=defaults.peak_rate, help="learning rate (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--batch", type=int, default=defaults.batch, help="16 x 16 latents a step (%(default)s)")
     parser.add_argument("--pool", type=int, default=defaults.pool, help="pictures kept (%(default)s)")
     parser.add_argument("--sheet", type=Path, help="PNG of samples")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     return FlowOptions(**vars(parser.parse_args(argv)))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the card on stdout."""
     options = parse(argv)
-    try:
-        FlowRun(options).run()
-    except WidefieldError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
-    print((options.out / "training.json").read_text(), end="")
-    return 0
+    return finished(lambda: FlowRun(options).run(), options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Units    side: pixels; _px: pixels of a batch; _share: of the run.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from widefield.errors import WidefieldError
 from widefield_export.linear_decoder import make_linear_decoder
 from widefield_export.linear_encoder import make_linear, principal_components
 from widefield_export.reconstruction import contact_sheet, psnr, reconstruct
 from widefield_export.small_pipeline import autoencoder_losses, build_autoencoder
-from widefield_export.training_run import Run, RunOptions
+from widefield_export.training_run import Run, RunOptions, finished, run_parser
 from widefield_export.worlds.pictures import draw_picture
 
 MODULE = "widefield_export.train_worlds"
@@ -166,32 +164,17 @@ def encoder_weights(model: Any) -> dict[str, torch.Tensor]:
 def parse(argv: list[str] | None = None) -> AutoencoderOptions:
     """The command line as options."""
     defaults = AutoencoderOptions(Path())
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="length, earlier ones included")
-    parser.add_argument("--steps", type=int, default=0, help="length in steps, instead of minutes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peak-rate", type=float, default=defaults.peak_rate, help="learning rate (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser = run_parser(MODULE, __doc__, defaults)
     parser.add_argument("--latent-channels", type=int, default=defaults.latent_channels, help="(%(default)s)")
     parser.add_argument("--decoder-only", action="store_true", help="train no encoder: leave it linear, or as it was")
     parser.add_argument("--sheet", type=Path, help="PNG of originals above reconstructions")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     return AutoencoderOptions(**vars(parser.parse_args(argv)))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the card on stdout."""
     options = parse(argv)
-    try:
-        AutoencoderRun(options).run()
-    except WidefieldError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
-    print((options.out / "training.json").read_text(), end="")
-    return 0
+    return finished(lambda: AutoencoderRun(options).run(), options.out)
 
 
 if __name__ == "__main__":

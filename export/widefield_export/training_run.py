@@ -7,12 +7,15 @@ A run's length may be raised when it is resumed: the rate goes up again, and not
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import platform
 import shlex
 import sys
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +23,7 @@ from typing import Any
 
 import torch
 
-from widefield.errors import BadRequest
-from widefield_export.train_autoencoder import cpu_model, update_ema
+from widefield.errors import BadRequest, WidefieldError
 
 COOL = 0.75
 WARM_STEPS = 200
@@ -43,13 +45,55 @@ class RunOptions:
     ema: float = 0.999
 
 
+def run_parser(module: str, about: str | None, defaults: RunOptions) -> argparse.ArgumentParser:
+    """A parser of what any run is asked; a script adds its own."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="length, earlier ones included")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="length in steps, instead of minutes")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="(%(default)s)")
+    parser.add_argument("--peak-rate", type=float, default=defaults.peak_rate, help="learning rate (%(default)s)")
+    parser.add_argument("--threads", type=int, default=defaults.threads, help="processor threads (%(default)s)")
+    parser.add_argument("--device", default=defaults.device, help="cpu or cuda (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
+    return parser
+
+
+def finished(train: Callable[[], None], out: Path) -> int:
+    """Train, and print the card on stdout; a user's mistake is one line and 1."""
+    try:
+        train()
+    except WidefieldError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
+    print((out / "training.json").read_text(), end="")
+    return 0
+
+
 def rate_at(peak: float, step: int, progress: float) -> float:
     """The learning rate at a step; progress in [0, 1] of the run."""
     cooled = min(1.0, max(0.0, (1 - progress) / (1 - COOL)))
     return peak * min(1.0, (step + 1) / WARM_STEPS) * (0.02 + 0.98 * cooled)
 
 
-class Run:
+def update_ema(ema: Any, model: Any, decay: float) -> None:
+    """Move the averaged weights towards the trained ones, in place."""
+    with torch.no_grad():
+        for slow, fast in zip(ema.parameters(), model.parameters(), strict=True):
+            slow.lerp_(fast, 1 - decay)
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+class Run(ABC):
     """Modules, their averages, an optimiser and the clocks; saves and restores all of them."""
 
     def __init__(self, options: RunOptions, model: torch.nn.Module, module: str) -> None:
@@ -83,12 +127,13 @@ class Run:
         share = 0.98 if self.loss else 0.0
         self.loss = share * self.loss + (1 - share) * float(loss.detach())
 
+    @abstractmethod
     def train_step(self) -> None:
-        raise NotImplementedError
+        """Draw a batch, and `descend` on its loss."""
 
+    @abstractmethod
     def write(self) -> dict[str, Any]:
         """Write what the run makes, and give what its card should say."""
-        raise NotImplementedError
 
     def run(self) -> None:
         """Train until the run's length is reached; log every 50 steps, save every few minutes and at the end."""
