@@ -24,6 +24,7 @@ from widefield.sources import first_line
 from widefield_export.configs import FOREIGN, KNOWN, PUBLISHED, WITNESSES, Known
 from widefield_export.configs.header import FLOATS, Stored, read_header, refuse_pickle
 from widefield_export.configs.layout import COUNTERS, Shapes, arrange
+from widefield_export.empty import build
 from widefield_export.families import FAMILIES
 
 _PASSING = ("_diffusers_version", "_name_or_path")  # of a config: who wrote it, and where
@@ -65,7 +66,7 @@ def load_autoencoder(path: Path) -> Autoencoder:
     if not path.exists():
         raise BadCheckpoint(f"{path} does not exist; wanted a diffusers folder or a .safetensors file; check the path")
     parts = _folder(path) if path.is_dir() else _single_file(path)
-    vae = _built(parts.family, parts.config, path)
+    vae = build("diffusers", parts.family, parts.config, path)
     wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     places, problems = arrange(_shapes(parts.tensors), wanted)
     if problems:
@@ -202,27 +203,8 @@ def _recognised(path: Path, shapes: Shapes) -> Known:
 
 
 def _expected(known: Known) -> Shapes:
-    vae = _built(known.family, known.config, Path(known.name))
+    vae = build("diffusers", known.family, known.config, Path(known.name))
     return {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
-
-
-def _built(family: str, config: Mapping[str, Any], path: Path) -> Any:
-    """The module, on the meta device: names and shapes, no memory."""
-    import diffusers
-
-    kind = getattr(diffusers, family, None)
-    if kind is None:
-        raise BadCheckpoint(
-            f"{path} has class {family}; diffusers {diffusers.__version__} lacks it; install a newer one"
-        )
-    try:
-        with torch.device("meta"):
-            return kind.from_config(dict(config))
-    except Exception as cause:  # the config is the user's, and diffusers raises what its constructors meet
-        raise BadCheckpoint(
-            f"{path}: no {family} can be built from its config ({first_line(cause)}); wanted one that fits its class; "
-            "download it again"
-        ) from cause
 
 
 def _read(places: Mapping[str, Stored], shapes: Shapes) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ weights     read one at a time, converted and written to the bundle, then mapped
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from widefield.errors import BadCheckpoint
 from widefield.sources import first_line
 from widefield_export.checkpoint import read_json, some, weight_files
 from widefield_export.configs.header import FLOATS, Stored, read_header
+from widefield_export.empty import build
 from widefield_export.weights import Place, Source, mapped, write_weights
 
 TEXT_CLASSES = (
@@ -59,31 +59,6 @@ def tied_names(model: Any) -> dict[str, str]:
     names = model.state_dict().keys()
     pairs = tied.items() if isinstance(tied, Mapping) else ()
     return {target: source for target, source in pairs if target in names and source in names}
-
-
-def build(library: str, family: str, config: Mapping[str, Any], where: Path) -> Any:
-    """The module of a class of diffusers or transformers: parameters without memory, buffers as computed.
-
-    BadCheckpoint for a class that is not there and a config that does not fit it.
-    """
-    import diffusers
-    import transformers
-    from accelerate import init_empty_weights
-
-    kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], family, None)
-    if kind is None:
-        raise BadCheckpoint(f"{where} has class {family}, which this {library} lacks; install a newer one")
-    try:
-        with warnings.catch_warnings(), init_empty_weights(include_buffers=False):
-            warnings.simplefilter("ignore")
-            if library == "diffusers":
-                return kind.from_config(dict(config))
-            return kind(kind.config_class.from_dict(dict(config)))
-    except Exception as cause:  # the config is the user's, and both libraries raise what their constructors meet
-        raise BadCheckpoint(
-            f"{where}: no {family} can be built from its config ({first_line(cause)}); wanted one that fits its class; "
-            "download it again"
-        ) from cause
 
 
 def sources_of(stored: Mapping[str, Stored]) -> dict[str, Source]:

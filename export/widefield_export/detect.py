@@ -15,11 +15,12 @@ from typing import Any
 from widefield.errors import BadCheckpoint
 from widefield_export.bases import NAMED
 from widefield_export.checkpoint import some
-from widefield_export.components import Part, arrange_names, build, match_names, sources_of
+from widefield_export.components import Part, arrange_names, match_names, sources_of
 from widefield_export.configs import single
 from widefield_export.configs.header import Stored
 from widefield_export.configs.layout import PREFIXES
 from widefield_export.configs.single import FOREIGN, LDM, MARKS, Encoder, Variant
+from widefield_export.empty import build
 from widefield_export.single_names import LAYOUTS, OPEN_CLIP, renamed
 from widefield_export.weights import Source
 

@@ -14,11 +14,11 @@ from pipelines import clip, clip_tokenizer, make_pipeline, t5, word_tokenizer
 from single_files import open_clip_file, single_file
 from widefield.errors import BadCheckpoint
 from widefield_export.bases import NAMED
-from widefield_export.components import build
 from widefield_export.configs import single
 from widefield_export.configs.header import Stored, read_header
 from widefield_export.configs.single import LDM, VARIANTS, Encoder, Variant
 from widefield_export.detect import detect
+from widefield_export.empty import build
 from widefield_export.whole import open_file, pipeline_options
 
 BASES = {
