@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield.attend import Attention
 from widefield.bundle import Bundle, Component, GraphSpec
 from widefield.certificate import Certifier, is_certified
-from widefield.engine import Engine, EngineOptions, open_engine
+from widefield.coder_engines import CoderEngines, Kind
+from widefield.engine import EngineOptions
 from widefield.geometry import Region
 from widefield.summary import Summary
-from widefield.tiles import Source, core, gather, input_shapes, inside, interior_tiles, is_border, size_in_cells
+from widefield.tiles import Source, core, gather, inside, interior_tiles, is_border, size_in_cells
 
 Array = NDArray[np.float32]
-Kind = Literal["interior", "border", "certified"]
 # A mask costs 3 % of a tile; opening and warming graphs without them costs each worker about a tile.
 FEWEST_INTERIOR = 64
 
@@ -29,8 +25,8 @@ FEWEST_INTERIOR = 64
 class TileCoder:
     """Tiles of one shape in, arrays (batch, channels, rows, columns) out. Safe to call from `engine.workers` threads.
 
-    `certify=False` where nobody will ask for a certificate: then no tile takes the longer way.
-    Engines open when a tile first needs them: a picture with few interior tiles never loads the interior graphs.
+    `certify=False` where nobody will ask for a certificate: then no tile takes the longer way. `engines` are shared
+    with coders of other pictures of the same summary, and outlive this one; without them it opens and closes its own.
     """
 
     def __init__(
@@ -45,21 +41,19 @@ class TileCoder:
         *,
         interior_from: int = FEWEST_INTERIOR,
         certify: bool = True,
+        engines: CoderEngines | None = None,
     ) -> None:
-        self.bundle, self.component, self.source, self.summary = bundle, component, source, summary
+        self.component, self.source, self.summary = component, source, summary
         self.tile, self.batch, self.options = tile, batch, options
+        self.engines = engines or CoderEngines(bundle, component, summary, tile, batch, options)
+        self._owns = engines is None
         self.height, self.width = size_in_cells(component, source)
         self.certifier = Certifier(component, summary, self.height, self.width)
         self._certifies = certify and any(site.kind == "norm" for site in component.sites)
         self._has_interior = interior_tiles(component, tile, self.height, self.width) >= interior_from
         self.engine_seconds = 0.0
         self.calls = 0
-        self._engines: dict[str, Engine] = {}
-        self._attention: dict[str, Attention] = {}
         self._lock = threading.Lock()
-        self._running: Counter[Kind] = Counter()
-        self._holds: dict[Kind, list[Engine]] = {}  # engines that may keep activations
-        self._certifying = threading.Lock()  # certified graphs take the most memory: one tile at a time
 
     def kind(self, tile: Region) -> Kind:
         """Which graphs a tile runs through: a function of its place and the picture's size."""
@@ -78,27 +72,8 @@ class TileCoder:
         if kept is None:
             kept = [tile.clipped(Region(0, 0, self.height, self.width)) for tile in tiles]
         kind = self.kind(tiles[0])
-        with self._certifying if kind == "certified" else nullcontext(), self._holding(kind):
+        with self.engines.holding(kind):
             return self._decode(kind, tiles, kept)
-
-    @contextmanager
-    def _holding(self, kind: Kind) -> Iterator[None]:
-        """While a tile of this kind is made, kinds that nobody is making keep no activations."""
-        with self._lock:
-            self._running[kind] += 1
-            self._release([other for other in self._holds if not self._running[other]])
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running[kind] -= 1
-                if kind == "certified":
-                    self._release([kind])
-
-    def _release(self, kinds: Sequence[Kind]) -> None:
-        for kind in kinds:
-            for engine in self._holds.pop(kind, []):
-                engine.release()
 
     def _decode(self, kind: Kind, tiles: Sequence[Region], kept: Sequence[Region]) -> Array:
         full = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]
@@ -123,7 +98,7 @@ class TileCoder:
         return values[self.component.output][: len(tiles)]
 
     def _run(self, kind: Kind, graph: GraphSpec, values: Mapping[str, Array]) -> dict[str, Array]:
-        engine = self._engine(kind, graph)
+        engine = self.engines.engine(kind, graph)
         made: dict[str, Array] = {}
         for name in graph.outputs:
             if name.startswith("site."):
@@ -139,7 +114,7 @@ class TileCoder:
 
     def _attend(self, index: int, values: dict[str, Array]) -> None:
         site = self.component.attentions[index]
-        attention = self._attention_of(site.result)
+        attention = self.engines.attention(site.result)
         started = time.perf_counter()
         values[site.result] = attention(values.pop(site.query))
         self._count(time.perf_counter() - started)
@@ -149,30 +124,7 @@ class TileCoder:
             self.engine_seconds += seconds
             self.calls += 1
 
-    def _engine(self, kind: Kind, graph: GraphSpec) -> Engine:
-        with self._lock:
-            if graph.file not in self._engines:
-                shapes = input_shapes(self.component, graph, self.batch, *self.tile)
-                parameters = self.summary.parameters(graph)
-                self._engines[graph.file] = open_engine(self.bundle.file(graph.file), shapes, parameters, self.options)
-            engine = self._engines[graph.file]
-            if engine not in self._holds.setdefault(kind, []):
-                self._holds[kind].append(engine)
-            return engine
-
-    def _attention_of(self, result: str) -> Attention:
-        with self._lock:
-            if result not in self._attention:
-                graph = self.bundle.file(str(self.bundle.manifest["attention"]))
-                self._attention[result] = Attention(graph, self.summary.keys(result), self.options)
-            return self._attention[result]
-
     def close(self) -> None:
-        """Give every engine back; calling it twice is harmless."""
-        with self._lock:
-            for engine in self._engines.values():
-                engine.close()
-            for attention in self._attention.values():
-                attention.close()
-            self._engines.clear()
-            self._attention.clear()
+        """Give every engine of its own back; calling it twice is harmless."""
+        if self._owns:
+            self.engines.close()
