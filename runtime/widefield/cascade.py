@@ -2,19 +2,18 @@
 
     noise -> phases -> latents 0 -> decoded -> enlarged -> encoded -> noised -> phases -> latents 1 -> ...
 
-Nothing is computed until a region of the last level is read, and then only the cone under it. What the autoencoder's
-sites see of a whole picture is measured on the levels up to `MEASURED_CELLS`, and inherited by deeper ones: those look
-alike at any magnification, so a part of the deepest level needs no pass over all of it.
+Nothing is computed until a region of a level is read, and then only the cone under it. What the autoencoder's sites
+see of a whole picture is measured on the levels up to `MEASURED_CELLS`, and inherited by deeper ones: those look alike
+at any magnification, so a part of the deepest level needs no pass over all of it. A decoder's is measured on what a
+level is made from, before it is denoised, which costs a tenth and decodes as well.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,17 +22,17 @@ from numpy.typing import NDArray
 
 from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
+from widefield.coder_engines import CoderEngines
 from widefield.denoise import Denoiser, Guide
 from widefield.engine import EngineOptions
+from widefield.errors import BadRequest
 from widefield.fields import Coded, Noise, Noised, Resized
-from widefield.geometry import Region
 from widefield.levels import Level
 from widefield.memo import Memo
 from widefield.parts import WindowGraph, load_schedule
 from widefield.plan import choose_method
 from widefield.schedule import Schedule
-from widefield.sources import LatentSource
-from widefield.summary import Summary
+from widefield.summary import Summary, load_summary
 from widefield.sweep import SweepOptions, measure
 from widefield.tiles import Source
 from widefield.windowed import Phase, Windowed
@@ -41,84 +40,107 @@ from widefield_kernels.noise import Draw
 from widefield_kernels.windows import WindowGrid
 
 Array = NDArray[np.float32]
-MEASURED_CELLS = 128 * 128  # of the largest level whose sites are measured; level 1 always is
+MEASURED_CELLS = 64 * 64  # of the largest level whose sites are measured; level 1 always is
 SWEEP_HELD_NBYTES = 256 << 20
+SWEEP_BATCH = 8
+NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened: a cone has few, and masks cost 3 %
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeOptions:
     """`tile` is what the autoencoder computes at a time, in cells; `stride` how far windows are apart. `seed` is the
-    picture's."""
+    picture's. Measured summaries are kept in the folder `summaries`, where one is named."""
 
     seed: int = 0
     sampler: str | None = None
     tile: tuple[int, int] = (32, 32)
     stride: tuple[int, int] | None = None
-    batch: int = 4
+    batch: int = 1
     engine: EngineOptions = field(default_factory=EngineOptions)
+    summaries: Path | None = None
 
 
 class Cascade:
-    """The fields of one picture. Reads are safe from several threads; `close` gives the engines back."""
+    """The fields of one picture. Reads are safe from several threads; `close` gives the engines back.
+
+    `guide` is called when something is first denoised. `ground` is what level 0 shows, where it is not drawn but given:
+    pixels in [-1, 1]. `stored` are levels' latents that were made before.
+
+    For level k: `latents[k]`, `pixels[k]`, and `encoded[k]`, the level below enlarged and encoded. None for the latents
+    of a `ground`, and for what level 0 was encoded from.
+    """
 
     def __init__(
         self,
         bundle: Bundle,
         window: WindowGraph,
-        guide: Guide,
+        guide: Callable[[], Guide],
         levels: Sequence[Level],
         memo: Memo,
         options: CascadeOptions,
         *,
-        first: Source | None = None,
-        cancelled: Callable[[], None] | None = None,
+        ground: Source | None = None,
+        stored: Mapping[int, Source] | None = None,
     ) -> None:
-        self.bundle, self.window, self.guide, self.levels = bundle, window, guide, tuple(levels)
-        self.memo, self.options, self._cancelled = memo, options, cancelled
+        self.bundle, self.window, self.levels = bundle, window, tuple(levels)
+        self.memo, self.options, self._guide = memo, options, guide
         self._summaries: dict[tuple[str, int], Summary] = {}
+        self._engines: dict[Hashable, CoderEngines] = {}
         self._locks = {(name, level.index): threading.Lock() for name in ("decoder", "encoder") for level in levels}
-        self._denoiser = Denoiser(bundle, window, guide, options.batch, options.engine)
-        self.coded: list[Coded] = []
-        self.latents: list[Source] = []
-        self.pixels: list[Coded] = []
+        self._opening = threading.Lock()
+        self._denoiser: Denoiser | None = None
+        self.latents: list[Source | None] = []
+        self.pixels: list[Source] = []
         self.encoded: list[Coded | None] = []
         for level in self.levels:
-            self._add(level, first if level.index == 0 else None)
+            if ground is not None and level.index == 0:
+                self._append(None, None, ground)
+                continue
+            encoded = self._encoded(level) if level.index else None
+            latents = (stored or {}).get(level.index) or self._denoised(level, encoded)
+            self._append(encoded, latents, self._decoded(level, latents))
+
+    def _append(self, encoded: Coded | None, latents: Source | None, pixels: Source) -> None:
+        self.encoded.append(encoded)
+        self.latents.append(latents)
+        self.pixels.append(pixels)
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The tables of the sampler, as they are for this window."""
+        """The tables of the sampler, as they are for this window. BadRequest for a bundle that has none."""
         defaults, part = self.bundle.parts.defaults, self.bundle.parts.denoiser
-        assert defaults is not None and part is not None  # or there would be no Denoiser
+        if defaults is None or part is None:
+            raise BadRequest(
+                f"{self.bundle.name} has no denoiser; it decodes and encodes only; export a whole checkpoint"
+            )
         return load_schedule(self.bundle, self.options.sampler or defaults.sampler, part.windows.index(self.window))
 
-    def _add(self, level: Level, given: Source | None) -> None:
-        channels = self.bundle.decoder.input_channels
-        shape = channels, level.height, level.width
-        encoded = self._encoded(level) if level.index else None
-        self.encoded.append(encoded)
-        clean: Source | None = encoded or given
-        parts = self.schedule.phases(level.steps, level.strength, level.phases)
-        latents: Source
-        if not parts:  # a strength that leaves no step
+    def denoiser(self) -> Denoiser:
+        """The denoiser, which is told of the prompt now."""
+        with self._opening:
+            if self._denoiser is None:
+                options = self.options
+                self._denoiser = Denoiser(self.bundle, self.window, self._guide(), options.batch, options.engine)
+            return self._denoiser
+
+    def _denoised(self, level: Level, clean: Source | None) -> Source:
+        """What the phases of a level make of `clean`, which only level 0 does without."""
+        shape = self.bundle.decoder.input_channels, level.height, level.width
+        runs = self.schedule.phases(level.count, level.strength, level.phases)
+        if not runs:  # a strength that leaves no step
             assert clean is not None
-            latents = clean
-        else:
-            keep, noise = (parts[0].steps[0].keep, parts[0].steps[0].noise)
-            if level.strength == 1.0:
-                clean, keep, noise = None, 0.0, parts[0].initial
-            latents = Noised(clean, Noise(Draw(self.options.seed, level.index, 0), shape), keep, noise)
-        grid = self.grid(level)
-        first = 0
-        for index, part in enumerate(parts):
-            phase = Phase(part.steps, self.options.seed, level.index, first)
+            return clean
+        keep, noise = runs[0].steps[0].keep, runs[0].steps[0].noise
+        if level.strength == 1.0:
+            clean, keep, noise = None, 0.0, runs[0].initial
+        latents: Source = Noised(clean, Noise(Draw(self.options.seed, level.index, 0), shape), keep, noise)
+        grid, first = self.grid(level), 0
+        for index, run in enumerate(runs):
+            phase = Phase(run.steps, self.options.seed, level.index, first)
             name = "window", level.index, index
-            latents = Windowed(
-                name, latents, grid.phase(index), phase, lambda: self._denoiser, self.memo, self._cancelled
-            )
-            first += len(part.steps)
-        self.latents.append(latents)
-        self.pixels.append(self._decoded(level, latents))
+            latents = Windowed(name, latents, grid.phase(index), phase, self.denoiser, self.memo)
+            first += len(run.steps)
+        return latents
 
     def grid(self, level: Level) -> WindowGrid:
         """Where a level's windows lie in its first phase."""
@@ -128,40 +150,45 @@ class Cascade:
 
     def _decoded(self, level: Level, latents: Source) -> Coded:
         decoder = self.bundle.decoder
-        scale = decoder.output_scale
-        shape = decoder.output_channels, level.height * scale, level.width * scale
-        return self._coded(("pixels", level.index), decoder, latents, shape, scale, level)
+        sides = level.height * decoder.output_scale, level.width * decoder.output_scale
+        return self._coded(("pixels", level.index), decoder, latents, (decoder.output_channels, *sides), level)
+
+    def enlarged(self, level: Level) -> Resized:
+        """The pixels of the level below at this level's size."""
+        scale = self.bundle.encoder.input_scale
+        return Resized(self.pixels[level.index - 1], level.height * scale, level.width * scale, level.size.ratio)
 
     def _encoded(self, level: Level) -> Coded:
-        encoder = self.bundle.encoder
-        scale = encoder.input_scale
-        enlarged = Resized(self.pixels[level.index - 1], level.height * scale, level.width * scale)
         shape = self.bundle.decoder.input_channels, level.height, level.width
-        return self._coded(("encoded", level.index), encoder, enlarged, shape, 1, level)
+        return self._coded(("encoded", level.index), self.bundle.encoder, self.enlarged(level), shape, level)
 
     def _coded(
-        self,
-        name: Hashable,
-        component: Component,
-        source: Source,
-        shape: tuple[int, int, int],
-        scale: int,
-        level: Level,
+        self, name: Hashable, component: Component, source: Source, shape: tuple[int, int, int], level: Level
     ) -> Coded:
         tile = min(self.options.tile[0], level.height), min(self.options.tile[1], level.width)
 
         def opened() -> TileCoder:
             summary = self.summary(component.name, level.index)
-            return TileCoder(self.bundle, component, source, summary, tile, 1, self.options.engine, certify=False)
+            engines = self._engines_of(component, level.index, summary, tile)
+            return TileCoder(
+                self.bundle, component, source, summary, tile, 1, self.options.engine,
+                interior_from=NEVER, certify=False, engines=engines,
+            )  # fmt: skip
 
-        coded = Coded(name, shape, scale, tile, opened, self.memo)
-        self.coded.append(coded)
-        return coded
+        return Coded(name, component, source, shape, tile, opened, self.memo, self.options.engine.workers)
+
+    def _engines_of(self, component: Component, level: int, summary: Summary, tile: tuple[int, int]) -> CoderEngines:
+        """Those of all levels that share a summary."""
+        key = component.name, min(level, self.measured_level), tile
+        with self._opening:
+            if key not in self._engines:
+                self._engines[key] = CoderEngines(self.bundle, component, summary, tile, 1, self.options.engine)
+            return self._engines[key]
 
     @property
     def measured_level(self) -> int:
         """The deepest level whose sites are measured."""
-        small = [level.index for level in self.levels if level.height * level.width <= MEASURED_CELLS]
+        small = [level.index for level in self.levels if level.area <= MEASURED_CELLS]
         return max([min(1, len(self.levels) - 1), *small])
 
     def summary(self, component: str, level: int) -> Summary:
@@ -171,59 +198,43 @@ class Cascade:
             self._open_below(*key)
         with self._locks[key]:
             if key not in self._summaries:
-                self._summaries[key] = self._measured(*key)
+                self._summaries[key] = self._kept_or_measured(*key)
             return self._summaries[key]
 
     def _open_below(self, component: str, level: int) -> None:
         """Open what measuring a level reads. It is read from other threads, which must find no lock of this one's."""
         below = self.pixels[level - 1] if component == "encoder" else self.encoded[level]
-        if below is not None:
+        if isinstance(below, Coded):
             below.open()
 
-    def _measured(self, name: str, index: int) -> Summary:
-        component = self.bundle.component(name)
-        level = self.levels[index]
-        source: Source = self.latents[index]
-        if name == "encoder":
-            side = component.input_scale
-            source = Resized(self.pixels[index - 1], level.height * side, level.width * side)
-        method = choose_method(component, level.height, level.width, "auto")
-        options = SweepOptions(8, SWEEP_HELD_NBYTES, Path(tempfile.gettempdir()), self.options.engine)
-        return measure(self.bundle, component, source, method, options, seed=self.options.seed)
+    def _kept_or_measured(self, name: str, index: int) -> Summary:
+        component, folder = self.bundle.component(name), self.options.summaries
+        if not component.sites or folder is None:
+            return self._measured(name, index)
+        path = folder / f"level-{index}.{name}.safetensors"
+        if path.is_file():
+            return load_summary(path, component, self.bundle.digest)
+        found = self._measured(name, index)
+        found.save(path)
+        return found
 
-    def identity(self) -> str:
-        """SHA-256 of all that determines the latents of the last level, engine and precision included."""
-        told = [self.guide.positive, self.guide.negative] if self.guide.scale != 1.0 else [self.guide.positive]
-        arrays = [x for c in told for x in (c.text, c.pooled, c.mask) if x is not None]
-        engine = self.options.engine.resolved()
-        about = {
-            "bundle": self.bundle.digest, "levels": [asdict(level) for level in self.levels],
-            "seed": self.options.seed, "sampler": self.schedule.name, "tile": self.options.tile,
-            "grid": asdict(self.grid(self.levels[-1])), "guidance": self.guide.scale,
-            "engine": [engine.backend, engine.precision],
-            "prompt": [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest() for x in arrays],
-        }  # fmt: skip
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    def _measured(self, name: str, index: int) -> Summary:
+        component, level = self.bundle.component(name), self.levels[index]
+        source = self.enlarged(level) if name == "encoder" else self.encoded[index] or self.latents[index]
+        assert source is not None
+        method = choose_method(component, level.height, level.width, "auto")
+        engine = replace(self.options.engine, precision="f32")
+        options = SweepOptions(SWEEP_BATCH, SWEEP_HELD_NBYTES, Path(tempfile.gettempdir()), engine)
+        return measure(self.bundle, component, source, method, options, seed=self.options.seed)
 
     def close(self) -> None:
         """Give the engines back; reading again opens them anew."""
-        self._denoiser.close()
-        for coded in self.coded:
-            coded.close()
-
-
-class GeneratedLatents(LatentSource):
-    """The last level of a cascade, as latents to decode."""
-
-    def __init__(self, cascade: Cascade, name: str) -> None:
-        self.cascade, self.name = cascade, name
-        self.field = cascade.latents[-1]
-        self.channels, self.height, self.width = self.field.channels, self.field.height, self.field.width
-        self.dtype = np.dtype(np.float32)
-
-    def _fill(self, out: Array, region: Region) -> None:
-        out[...] = self.field.read(region)
-
-    def digest(self) -> str:
-        """Of what determines them: nothing is computed for it."""
-        return self.cascade.identity()
+        with self._opening:
+            if self._denoiser is not None:
+                self._denoiser.close()
+            for coded in (*self.encoded, *self.pixels):
+                if isinstance(coded, Coded):
+                    coded.close()
+            for engines in self._engines.values():
+                engines.close()
+            self._engines.clear()

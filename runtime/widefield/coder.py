@@ -107,17 +107,19 @@ class TileCoder:
                 made[name] = np.empty((self.batch, groups), np.float32)
             else:
                 made[name] = np.empty(self.component.values[name].shape(self.batch, *self.tile), np.float32)
-        started = time.perf_counter()
-        engine.run({name: values[name] for name in graph.inputs}, made)
-        self._count(time.perf_counter() - started)
+        with self.engines.turns:
+            started = time.perf_counter()
+            engine.run({name: values[name] for name in graph.inputs}, made)
+            self._count(time.perf_counter() - started)
         return made
 
     def _attend(self, index: int, values: dict[str, Array]) -> None:
         site = self.component.attentions[index]
         attention = self.engines.attention(site.result)
-        started = time.perf_counter()
-        values[site.result] = attention(values.pop(site.query))
-        self._count(time.perf_counter() - started)
+        with self.engines.turns:
+            started = time.perf_counter()
+            values[site.result] = attention(values.pop(site.query))
+            self._count(time.perf_counter() - started)
 
     def _count(self, seconds: float) -> None:
         with self._lock:

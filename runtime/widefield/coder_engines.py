@@ -39,6 +39,7 @@ class CoderEngines:
         self._lock = threading.Lock()
         self._running: Counter[Kind] = Counter()
         self._holds: dict[Kind, list[Engine]] = {}  # engines that may keep activations
+        self.turns = threading.BoundedSemaphore(options.workers)  # for whoever runs an engine
         self._certifying = threading.Lock()  # certified graphs take the most memory: one tile at a time
 
     @contextmanager

@@ -10,6 +10,7 @@ Source   Ho & Salimans, Classifier-free diffusion guidance, 2022.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.errors import BadRequest
 from widefield.parts import WindowGraph
 from widefield.prompt import Conditioning
+from widefield.reading import Threads
 from widefield.schedule import guided
 
 Array = NDArray[np.float32]
@@ -35,7 +37,10 @@ class Guide:
 
 
 class Denoiser:
-    """One window shape at `batch` windows a call. The engine opens on the first call; safe from several threads."""
+    """One window shape at `batch` windows a call of the engine, of which `options.workers` run side by side.
+
+    The engine opens on the first call; safe from several threads.
+    """
 
     def __init__(self, bundle: Bundle, window: WindowGraph, guide: Guide, batch: int, options: EngineOptions) -> None:
         part, defaults = bundle.parts.denoiser, bundle.parts.defaults
@@ -43,7 +48,10 @@ class Denoiser:
             raise BadRequest(f"{bundle.name} has no denoiser; it decodes and encodes only; export a whole checkpoint")
         self.bundle, self.part, self.window, self.guide = bundle, part, window, guide
         self.batch, self.options = batch, options
+        self.windows = batch * options.workers  # worth asking for at once
         self.calls = 0
+        self._threads = Threads(options.workers, "denoiser")
+        self._turns = threading.BoundedSemaphore(options.workers)
         self._shapes = part.shapes(window, batch)
         self._free = defaults.guidance_kind == "free" and guide.scale != 1.0
         self._told = [
@@ -53,20 +61,25 @@ class Denoiser:
         self._lock = threading.Lock()
 
     def __call__(self, x: Array, timestep: float, input_scale: float = 1.0) -> Array:
-        """m for up to `batch` windows; fewer are filled up and cut again."""
-        count = len(x)
-        latent = np.empty(self._shapes["latent"], np.float32)
-        np.multiply(x, np.float32(input_scale), out=latent[:count])
-        latent[count:] = latent[count - 1]
+        """m for any number of windows."""
         times = np.full(self._shapes["timestep"], timestep, np.float32)
-        found = []
-        for told in self._told:
-            out = np.empty_like(latent)
-            self._opened().run({"latent": latent, "timestep": times, **told}, {self.part.output: out})
-            found.append(out[:count])
-        with self._lock:
-            self.calls += len(found)
-        return guided(found[0], found[1], self.guide.scale) if self._free else found[0]
+        scaled = x if input_scale == 1.0 else x * np.float32(input_scale)
+        tasks = [(scaled[k : k + self.batch], told) for told in self._told for k in range(0, len(x), self.batch)]
+        found = np.concatenate(list(self._threads.map(lambda task: self._call(*task, times), tasks)))
+        return guided(found[: len(x)], found[len(x) :], self.guide.scale) if self._free else found
+
+    def _call(self, x: Array, told: Mapping[str, Array], times: Array) -> Array:
+        """Up to `batch` windows; fewer are filled up and cut again."""
+        latent = x
+        if len(x) < self.batch:
+            latent = np.concatenate([x, np.repeat(x[-1:], self.batch - len(x), 0)])
+        out = np.empty(self._shapes["latent"], np.float32)
+        engine = self._opened()
+        with self._turns:
+            feeds = {"latent": np.ascontiguousarray(latent), "timestep": times, **told}
+            engine.run(feeds, {self.part.output: out})
+            self.calls += 1
+        return out[: len(x)]
 
     def _conditions(self, of: Conditioning) -> dict[str, Array]:
         """Every input but the latent and the time, as the engine takes them."""
@@ -100,3 +113,4 @@ class Denoiser:
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
+        self._threads.close()

@@ -8,6 +8,7 @@
       OverBudget       a memory budget that cannot work, with the smallest that would
       StoreError       an output that cannot be written, resumed or read
       MissingBackend   an engine or a library that is not installed, with the extra to install
+      Cancelled        a read that somebody stopped
       UnsupportedGraph an autoencoder with an operation that the localising pass has no rule for
 
 The command line prints these as `error: ...` and exits 1. Anything else is a bug of ours and keeps its traceback.
@@ -48,6 +49,10 @@ class StoreError(WidefieldError):
 
 class MissingBackend(WidefieldError):
     """An engine or a library that is not installed."""
+
+
+class Cancelled(WidefieldError):
+    """A read that was stopped by whoever asked for it."""
 
 
 class UnsupportedGraph(WidefieldError):

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.bundle import Component
 from widefield.coder import TileCoder
 from widefield.field import Field
 from widefield.geometry import Region
 from widefield.memo import Memo
+from widefield.reading import Threads, batched, check, count
 from widefield.tiles import Source
 from widefield_kernels.noise import Draw, normal_reference
 
@@ -52,12 +55,15 @@ class Noised(Field):
 class Resized(Field):
     """A field of pixels at (height, width), by cubic convolution with a = -1/2, clipped to [-1, 1].
 
-    Pixel y of the result lies at (y + 1/2) (height of the parent) / height - 1/2 in the parent; beyond its edge the
-    parent goes on as its last pixel. Enlarging only. Source: R. G. Keys, Cubic convolution interpolation, 1981.
+    Pixel y of the result lies at (y + 1/2) / ratio - 1/2 in the parent, which goes on beyond its edge as its last
+    pixel. `ratio` defaults to what makes the one's edges the other's. Enlarging only. Source: R. G. Keys, Cubic
+    convolution interpolation, 1981.
     """
 
-    def __init__(self, parent: Source, height: int, width: int) -> None:
-        if height < parent.height or width < parent.width:
+    def __init__(self, parent: Source, height: int, width: int, ratio: Fraction | None = None) -> None:
+        self.down = Fraction(height, parent.height) if ratio is None else ratio
+        self.across = Fraction(width, parent.width) if ratio is None else ratio
+        if self.down < 1 or self.across < 1:
             raise ValueError(
                 f"a field of {parent.height} x {parent.width} can only be enlarged, not to {height} x {width}"
             )
@@ -69,15 +75,15 @@ class Resized(Field):
         (y0, y1), (x0, x1) = (
             (int(np.min(taps)), int(np.max(taps)) + 1)
             for taps in (
-                _taps(region.y0, region.y1, self.height, self.parent.height)[0],
-                _taps(region.x0, region.x1, self.width, self.parent.width)[0],
+                _taps(region.y0, region.y1, self.down, self.parent.height)[0],
+                _taps(region.x0, region.x1, self.across, self.parent.width)[0],
             )
         )
         return Region(y0, x0, y1, x1)
 
     def _fill(self, out: Array, region: Region) -> None:
-        ys, down = _taps(region.y0, region.y1, self.height, self.parent.height)
-        xs, across = _taps(region.x0, region.x1, self.width, self.parent.width)
+        ys, down = _taps(region.y0, region.y1, self.down, self.parent.height)
+        xs, across = _taps(region.x0, region.x1, self.across, self.parent.width)
         part = self.needs(region)
         found = np.clip(self.parent.read(part), -1.0, 1.0)
         rows = np.zeros((self.channels, region.height, part.width), np.float32)
@@ -89,9 +95,10 @@ class Resized(Field):
         np.clip(out, -1.0, 1.0, out=out)
 
 
-def _taps(start: int, stop: int, size: int, of: int) -> tuple[NDArray[np.int64], Array]:
-    """(which four pixels of a line of `of`, their weights) for pixels start..stop of one of `size`; (n, 4) each."""
-    twice = (2 * np.arange(start, stop, dtype=np.int64) + 1) * of - size  # 2 size times the position, in integers
+def _taps(start: int, stop: int, ratio: Fraction, of: int) -> tuple[NDArray[np.int64], Array]:
+    """(which four pixels of a line of `of`, their weights) for pixels start..stop of one enlarged; (n, 4) each."""
+    size, part = ratio.numerator, ratio.denominator
+    twice = (2 * np.arange(start, stop, dtype=np.int64) + 1) * part - size  # 2 size times the position, in integers
     first, rest = np.divmod(twice, 2 * size)
     t = (rest / (2 * size)).astype(np.float64)[:, None]
     d = np.abs(t - np.arange(-1, 3))
@@ -107,14 +114,16 @@ class Coded(Field):
     """
 
     def __init__(
-        self, name: Hashable, shape: tuple[int, int, int], scale: int, tile: tuple[int, int],
-        open_coder: Callable[[], TileCoder], memo: Memo,
+        self, name: Hashable, component: Component, parent: Source, shape: tuple[int, int, int], tile: tuple[int, int],
+        open_coder: Callable[[], TileCoder], memo: Memo, threads: int,
     ) -> None:  # fmt: skip
-        self.name, self.scale, self.tile, self.memo = name, scale, tile, memo
+        self.name, self.component, self.parent, self.tile, self.memo = name, component, parent, tile, memo
         self.channels, self.height, self.width = shape
+        self.scale = component.output_scale
         self._open_coder = open_coder
         self._coder: TileCoder | None = None
         self._opening = threading.Lock()
+        self._threads = Threads(threads, f"coder-{name}")
 
     @property
     def coder(self) -> TileCoder:
@@ -135,22 +144,32 @@ class Coded(Field):
             for x in range(region.x0 // wide, -(-region.x1 // wide)):
                 yield Region(y * rows, x * columns, (y + 1) * rows, (x + 1) * columns)
 
+    def reach(self, tile: Region) -> Region:
+        """What of the parent a tile is made from."""
+        return tile.grown(self.component.margin_cells).scaled(self.component.input_scale)
+
     def _fill(self, out: Array, region: Region) -> None:
-        for tile in self.tiles(region):
-            key = self.name, tile
-            values = self.memo.fetch([key], self._make)[key]
-            place = tile.scaled(self.scale)
-            part = place.clipped(region)
-            from_values = part.shifted(-place.y0, -place.x0).slices
-            out[:, *part.shifted(-region.y0, -region.x0).slices] = values[:, *from_values]
+        for tiles in batched(self.tiles(region), 2 * self._threads.number):
+            found = self.memo.fetch([(self.name, tile) for tile in tiles], self._make)
+            for tile in tiles:
+                place = tile.scaled(self.scale)
+                part = place.clipped(region)
+                values = found[self.name, tile][:, *part.shifted(-place.y0, -place.x0).slices]
+                out[:, *part.shifted(-region.y0, -region.x0).slices] = values
 
     def _make(self, keys: list[Hashable]) -> Iterator[tuple[Hashable, Array]]:
-        for key in keys:
-            yield key, self.coder([key[1]])[0]  # type: ignore[index]
+        yield from zip(keys, self._threads.map(self._made, [key[1] for key in keys]), strict=True)  # type: ignore[index]
+
+    def _made(self, tile: Region) -> Array:
+        check()
+        values: Array = self.coder([tile])[0]
+        count()
+        return values
 
     def close(self) -> None:
-        """Give the coder's engines back."""
+        """Give the coder's engines back, and the threads."""
         with self._opening:
             if self._coder is not None:
                 self._coder.close()
                 self._coder = None
+        self._threads.close()

@@ -68,6 +68,10 @@ class DecodeJob:
         )  # fmt: skip
         return make_plan(self.bundle, self.component, self.source.height, self.source.width, request)
 
+    def grid(self, plan: Plan) -> Grid:
+        """How the plan's tiles lie in the picture."""
+        return Grid(plan.height, plan.width, plan.scale, plan.tile, STORE_TILE_PX, self.shape[:2])
+
     def coder(self, summary: Summary, plan: Plan, engine: EngineOptions) -> TileCoder:
         """What makes the plan's tiles; the caller closes it."""
         source = CheckedLatents(self.source)
@@ -123,8 +127,3 @@ class DecodeJob:
         if self.component.sites and options.summary in METHODS:
             summary.save(beside)
         return summary
-
-
-def grid_of(plan: Plan) -> Grid:
-    """How the plan's tiles lie in the picture."""
-    return Grid(plan.height, plan.width, plan.scale, plan.tile, STORE_TILE_PX)

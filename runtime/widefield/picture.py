@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from widefield.bundle import Bundle
 from widefield.coder import TileCoder
 from widefield.geometry import Region
-from widefield.job import DecodeJob, Talk, grid_of
+from widefield.job import DecodeJob, Talk
 from widefield.options import RunOptions, changed_options
 from widefield.plan import Plan
 from widefield.render import Progress, decode_region
@@ -23,28 +24,30 @@ from widefield.sources import LatentSource
 from widefield.summary import Summary
 
 
-class Picture:
-    """(height, width, 3) uint8, computed where it is read. Reads are safe from several threads.
+class LazyPixels(ABC):
+    """(height, width, 3) uint8, computed where it is read, indexed as numpy does. Reads are safe from several threads.
 
-    The summary is measured at the first read or save, once.
+    A context manager: `close` gives back what reads opened.
     """
 
-    def __init__(self, bundle: Bundle, source: LatentSource, options: RunOptions) -> None:
-        self.job = DecodeJob(bundle, source)
-        self.options = options
-        self._summary: Summary | None = None
-        self._coder: TileCoder | None = None
-        self._lock = threading.Lock()
-
     @property
-    def source(self) -> LatentSource:
-        """The latents, read a region at a time."""
-        return self.job.source
-
-    @property
+    @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) in pixels."""
-        return self.job.shape
+
+    @abstractmethod
+    def read(self, region: Region) -> NDArray[np.uint8]:
+        """A region of pixels, (height, width, 3) uint8; raises IndexError outside the picture."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the engines back; reading again opens them anew."""
+
+    def check_inside(self, region: Region) -> None:
+        """IndexError for a region that leaves the picture."""
+        height, width, _ = self.shape
+        if not region.within(Region(0, 0, height, width)):
+            raise IndexError(f"{region} leaves the picture of {height} rows and {width} columns")
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
@@ -60,17 +63,6 @@ class Picture:
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def plan(self, options: RunOptions | None = None) -> Plan:
-        """How it would be made; raises OverBudget. Computes nothing."""
-        return self.job.plan(options or self.options)
-
-    def summary(self, talk: Talk | None = None) -> Summary:
-        """The frozen sites: measured now, or read from the file that `summary` names."""
-        with self._lock:
-            if self._summary is None:
-                self._summary = self.job.measured(self.options, self.plan(), talk)
-            return self._summary
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
         """picture[rows, columns, channels] with slices and integers, as numpy reads them."""
@@ -89,30 +81,57 @@ class Picture:
         pixels = self.read(Region(0, 0, height, width))
         return pixels if dtype is None else pixels.astype(dtype)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Picture(LazyPixels):
+    """Stored latents, decoded. The summary is measured at the first read or save, once."""
+
+    def __init__(self, bundle: Bundle, source: LatentSource, options: RunOptions) -> None:
+        self.job = DecodeJob(bundle, source)
+        self.options = options
+        self._summary: Summary | None = None
+        self._coder: TileCoder | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def source(self) -> LatentSource:
+        """The latents, read a region at a time."""
+        return self.job.source
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.job.shape
+
+    def plan(self, options: RunOptions | None = None) -> Plan:
+        """How it would be made; raises OverBudget. Computes nothing."""
+        return self.job.plan(options or self.options)
+
+    def summary(self, talk: Talk | None = None) -> Summary:
+        """The frozen sites: measured now, or read from the file that `summary` names."""
+        with self._lock:
+            if self._summary is None:
+                self._summary = self.job.measured(self.options, self.plan(), talk)
+            return self._summary
+
     def read(self, region: Region) -> NDArray[np.uint8]:
-        """A region of pixels, (height, width, 3) uint8; raises IndexError outside the picture."""
-        height, width, _ = self.shape
-        if not region.within(Region(0, 0, height, width)):
-            raise IndexError(f"{region} leaves the picture of {height} rows and {width} columns")
+        self.check_inside(region)
         summary, plan = self.summary(), self.plan()
         with self._lock:
             if self._coder is None:
                 self._coder = self.job.coder(summary, plan, self.options.engine_options(1, self.options.cores))
             coder = self._coder
-        return decode_region(coder, grid_of(plan), region)
+        return decode_region(coder, self.job.grid(plan), region)
 
     def close(self) -> None:
-        """Give the engines back; reading again opens them anew."""
         with self._lock:
             if self._coder is not None:
                 self._coder.close()
                 self._coder = None
-
-    def __enter__(self) -> Picture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def save(
         self,

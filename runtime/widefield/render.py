@@ -36,13 +36,23 @@ class Put(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How a picture of (height, width) cells falls into tiles, blocks and store tiles."""
+    """How a picture of (height, width) cells falls into tiles, blocks and store tiles.
+
+    Its pixels are those of the cells, or the first `size_px` (rows, columns) of them.
+    """
 
     height: int
     width: int
     scale: int
     tile: tuple[int, int]
     store_tile_px: int
+    size_px: tuple[int, int] | None = None
+
+    @property
+    def pixels(self) -> Region:
+        """All of the picture's."""
+        rows, columns = self.size_px or (self.height * self.scale, self.width * self.scale)
+        return Region(0, 0, rows, columns)
 
     @property
     def block(self) -> tuple[int, int]:
@@ -74,7 +84,7 @@ class Grid:
     def store_tiles(self, block: Region) -> Iterator[tuple[tuple[int, int], Region]]:
         """((row, column), its pixels) of the store tiles that a block holds."""
         side = self.store_tile_px
-        pixels = block.scaled(self.scale)
+        pixels = block.scaled(self.scale).clipped(self.pixels)
         for y in range(pixels.y0, pixels.y1, side):
             for x in range(pixels.x0, pixels.x1, side):
                 yield (y // side, x // side), Region(y, x, y + side, x + side).clipped(pixels)
@@ -176,7 +186,7 @@ def stream(
     blocks: Iterable[Region] | None = None,
 ) -> None:
     """Make every store tile that is `missing` (rows, columns) and `put` it. An error or Ctrl-C stops all workers."""
-    total, px_total = int(missing.sum()), grid.height * grid.width * grid.scale**2
+    total, px_total = int(missing.sum()), grid.pixels.area
     state = _State(total, px_total, progress)
     work: queue.Queue[Region | None] = queue.Queue(workers)
 

@@ -18,7 +18,7 @@ from widefield.buffers import STORE_TILE_PX
 from widefield.certificate import NOTHING, Certificate
 from widefield.coder import TileCoder
 from widefield.errors import StoreError
-from widefield.job import DecodeJob, Talk, grid_of
+from widefield.job import DecodeJob, Talk
 from widefield.options import RunOptions
 from widefield.plan import Plan
 from widefield.render import Progress, stream
@@ -122,7 +122,7 @@ def _stream_missing(
     coder: TileCoder = job.coder(summary, plan, options.engine_options(plan.workers, plan.threads, keeps=plan.keeps))
     try:
         started = time.perf_counter()
-        stream(coder, grid_of(plan), missing, writer.put, workers=plan.workers, progress=progress)
+        stream(coder, job.grid(plan), missing, writer.put, workers=plan.workers, progress=progress)
         seconds = time.perf_counter() - started
     finally:
         coder.close()

@@ -85,6 +85,11 @@ class Schedule:
         parts = [self._steps(rows[a:b]) for a, b in itertools.pairwise(edges)]
         return tuple(Run(part, self.initial[count]) for part in parts)
 
+    def count(self, steps: int, strength: float) -> int:
+        """The shortest run of which a strength leaves at least so many steps, or the longest there is."""
+        counts = sorted(self.tables)
+        return next((count for count in counts if int(count * strength) >= steps), counts[-1])
+
     def run(self, count: int, strength: float = 1.0) -> Run:
         """The steps of a run of `count` at a strength in [0, 1]; none where the strength leaves none.
 

@@ -21,6 +21,7 @@ from widefield.denoise import Denoiser
 from widefield.field import Field
 from widefield.geometry import Region
 from widefield.memo import Memo
+from widefield.reading import batched, check, count
 from widefield.schedule import Step, update
 from widefield.tiles import Source
 from widefield_kernels.blend import blend_reference
@@ -28,6 +29,7 @@ from widefield_kernels.noise import Draw, normal_reference
 from widefield_kernels.windows import Box, WindowGrid
 
 Array = NDArray[np.float32]
+BLOCK = 4  # strides: at most 5 x 5 windows where they overlap by less than half
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Phase:
 
 
 class Windowed(Field):
-    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of about a window."""
+    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of BLOCK strides."""
 
     def __init__(
         self,
@@ -55,47 +57,47 @@ class Windowed(Field):
         phase: Phase,
         denoiser: Callable[[], Denoiser],
         memo: Memo,
-        cancelled: Callable[[], None] | None = None,
     ) -> None:
         self.name, self.parent, self.grid, self.phase, self.memo = name, parent, grid, phase, memo
         self.channels, self.height, self.width = parent.channels, parent.height, parent.width
-        self._denoiser, self._cancelled = denoiser, cancelled
+        self._denoiser = denoiser
+
+    def windows(self, region: Region) -> list[Box]:
+        """Those that cover a part of a region."""
+        return list(self.grid.windows((region.y0, region.x0, region.y1, region.x1)))
 
     def _fill(self, out: Array, region: Region) -> None:
         for block in self._blocks(region):
             where = block.y0, block.x0, block.y1, block.x1
-            boxes = list(self.grid.windows(where))
-            keys: list[Hashable] = [(self.name, box) for box in boxes]
+            keys: list[Hashable] = [(self.name, box) for box in self.windows(block)]
             found = self.memo.fetch(keys, self._make)
             part = block.shifted(-region.y0, -region.x0)
             blend_reference(self.grid, where, [found[key] for key in keys], out=out[:, *part.slices])
 
     def _blocks(self, region: Region) -> Iterator[Region]:
         """A region cut along a lattice of whole strides, so that few windows are needed at a time."""
-        (rows, columns), (sy, sx) = self.grid.window, self.grid.stride
-        high, wide = max(1, rows // sy) * sy, max(1, columns // sx) * sx
+        high, wide = (BLOCK * side for side in self.grid.stride)
         for y in range(region.y0 // high * high, region.y1, high):
             for x in range(region.x0 // wide * wide, region.x1, wide):
                 yield Region(y, x, y + high, x + wide).clipped(region)
 
     def _make(self, keys: list[Hashable]) -> Iterable[tuple[Hashable, Array]]:
         denoiser = self._denoiser()
-        for start in range(0, len(keys), denoiser.batch):
-            some = keys[start : start + denoiser.batch]
-            if self._cancelled is not None:
-                self._cancelled()
-            yield from zip(
-                some, self._denoised(denoiser, [cast(tuple[Hashable, Box], key)[1] for key in some]), strict=True
-            )
+        for some in batched(keys, denoiser.windows):
+            boxes = [cast(tuple[Hashable, Box], key)[1] for key in some]
+            yield from zip(some, self._denoised(denoiser, boxes), strict=True)
 
     def _denoised(self, denoiser: Denoiser, boxes: Sequence[Box]) -> Array:
         x = np.stack([self.parent.read(Region(*box)) for box in boxes])
         history: Array | None = None
         for index, step in enumerate(self.phase.steps):
+            check()
             m = denoiser(x, step.timestep, step.input_scale)
             noise = None
             if step.c != 0.0:
                 draw = self.phase.draw(index)
                 noise = np.stack([normal_reference(*draw, self.channels, box) for box in boxes])
             x, history = update(step, x, m, noise, history)
+            for _ in boxes:
+                count()
         return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -11,14 +12,11 @@ import torch
 
 import widefield
 from pipelines import save_pipeline
-from widefield.cascade import Cascade, CascadeOptions, GeneratedLatents
 from widefield.cli import main
-from widefield.denoise import Guide
 from widefield.engine import EngineOptions
+from widefield.generation import DrawnLatents, Generation, Recipe
 from widefield.geometry import Region
-from widefield.levels import level_cells, make_levels
 from widefield.memo import Memo
-from widefield.prompt import embed
 from widefield_kernels.noise import normal_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' NumPy
@@ -37,11 +35,15 @@ def small(tmp_path_factory):
     return pipeline, widefield.open(folder / "b.wf").bundle
 
 
-def cascade(bundle, size_px, *, memo=None, steps=4, strengths=(1.0, 0.5), phases=(1, 2), guidance=3.0, **options):
-    levels = make_levels(level_cells(*size_px, bundle.scale, WINDOW), steps=steps, strengths=strengths, phases=phases)
-    guide = Guide(*embed(bundle, PROMPT, options=ORT), guidance)
-    options = CascadeOptions(**{"seed": 7, "engine": ORT, "tile": (20, 12), **options})
-    return Cascade(bundle, bundle.parts.denoiser.windows[0], guide, levels, memo or Memo(64 << 20), options)
+def generation(bundle, size_px, *, prompt=PROMPT, seed=7, **recipe):
+    recipe = {"steps": (4, 2), "strength": 0.5, "phases": (1, 2), "guidance": 3.0, "window": WINDOW, **recipe}
+    return Generation(bundle, prompt, size_px, seed, Recipe(**recipe))
+
+
+def cascade(bundle, size_px, *, memo=None, batch=1, workers=2, tile=(20, 12), **recipe):
+    engine = EngineOptions("ort", workers=workers)
+    made = generation(bundle, size_px, **recipe)
+    return made.cascade(memo or Memo(64 << 20), replace(made.cascade_options(engine, batch=batch), tile=tile))
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("dpmpp_2m", 5), ("euler", 3), ("ddim", 6)])
@@ -49,9 +51,7 @@ def test_one_window_is_the_pipelines_own_latents(small, sampler, steps):
     pipeline, bundle = small
     height, width = (side * bundle.scale for side in WINDOW)
     ours = (
-        cascade(bundle, (height, width), steps=steps, phases=(1,), sampler=sampler)
-        .latents[0]
-        .read(Region(0, 0, *WINDOW))
+        cascade(bundle, (height, width), steps=steps, phases=1, sampler=sampler).latents[0].read(Region(0, 0, *WINDOW))
     )
     about = bundle.parts.samplers[sampler]
     pipeline.scheduler = getattr(diffusers, about.family).from_config(dict(about.config))
@@ -70,7 +70,7 @@ def test_a_part_read_cold_is_that_of_the_whole(small):
     _, bundle = small
     size = 231, 333  # 58 x 84 cells of 4 px
     with_room = cascade(bundle, size)
-    assert [(level.height, level.width) for level in with_room.levels] == [(29, 42), (58, 84)]
+    assert [(level.height, level.width) for level in with_room.levels] == [(17, 24), (29, 42), (58, 84)]
     last = with_room.latents[-1]
     whole = last.read(Region(0, 0, last.height, last.width))
     assert whole.std() > 0.1 and np.isfinite(whole).all()
@@ -90,28 +90,29 @@ def test_a_part_read_cold_is_that_of_the_whole(small):
 def test_seeds_levels_and_prompts_tell_pictures_apart(small):
     _, bundle = small
     size = 150, 220  # two levels
-    first = cascade(bundle, size)
+    first = generation(bundle, size)
     region = Region(0, 0, 8, 8)
-    corner = first.latents[-1].read(region)
-    assert GeneratedLatents(first, "x").digest() == GeneratedLatents(cascade(bundle, size), "y").digest()
-    for changed in ({"seed": 8}, {"strengths": (1.0, 0.75)}, {"guidance": 2.0}, {"steps": 5}):
+    corner = cascade(bundle, size).latents[-1].read(region)
+    assert first.digest(-1, ORT) == generation(bundle, size).digest(2, EngineOptions("ort", threads=3))
+    changes = {"seed": 8}, {"strength": 0.75}, {"guidance": 2.0}, {"steps": 5}, {"prompt": "dawn"}, {"negative": "sea"}
+    for changed in changes:
+        assert generation(bundle, size, **changed).digest(-1, ORT) != first.digest(-1, ORT)
         other = cascade(bundle, size, **changed)
-        assert other.identity() != first.identity()
         assert np.abs(other.latents[-1].read(region) - corner).max() > 1e-3, changed
 
 
 def test_strength_zero_is_the_parent_enlarged_and_encoded(small):
     _, bundle = small
-    still = cascade(bundle, (130, 200), strengths=(1.0, 0.0))
-    assert len(still.levels) == 2
+    still = cascade(bundle, (130, 200), strength=0.0)
     region = Region(3, 5, 20, 30)
-    np.testing.assert_array_equal(still.latents[1].read(region), still.coded[1].read(region))
+    np.testing.assert_array_equal(still.latents[-1].read(region), still.encoded[-1].read(region))
 
 
-def test_generated_latents_decode_like_any_others(small):
+def test_drawn_latents_decode_like_any_others(small):
     _, bundle = small
     made = cascade(bundle, (64, 96))
-    source = GeneratedLatents(made, "a prompt")
+    assert len(made.levels) == 1
+    source = DrawnLatents(generation(bundle, (64, 96)), ORT, lambda: made.latents[-1], "a prompt")
     picture = widefield.picture.Picture(bundle, source, widefield.options.RunOptions(engine="ort", summary="exact"))
     pixels = np.asarray(picture)
     assert pixels.shape == (64, 96, 3) and pixels.std() > 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,9 @@ def test_enlarging_keeps_a_ramp_and_reads_no_more_than_it_needs():
     at = (np.arange(8, 56) + 0.5) / 2 - 0.5
     np.testing.assert_allclose(found[0], np.broadcast_to(-0.9 + 1.8 * at / 31, (20, 48)), atol=1e-6)
     assert field.needs(Region(10, 8, 30, 56)) == Region(3, 2, 17, 30)
+    beyond = Resized(ArraySource(ramp), 41, 70, Fraction(2))  # as by 2 until the parent ends, then its last pixel
+    np.testing.assert_array_equal(beyond.read(Region(10, 8, 30, 56)), found)
+    np.testing.assert_allclose(beyond.read(Region(0, 67, 41, 70)), 0.9, atol=1e-6)
     with pytest.raises(ValueError, match="can only be enlarged"):
         Resized(ArraySource(ramp), 19, 64)
 
@@ -82,13 +87,13 @@ def test_enlarging_keeps_a_ramp_and_reads_no_more_than_it_needs():
 class Stand:
     """A denoiser that looks across its whole window: a window's place in the picture reaches every cell of it."""
 
-    batch = 3
+    windows = 3
 
     def __init__(self):
         self.calls = 0
 
     def __call__(self, x, timestep, input_scale):
-        assert 1 <= len(x) <= self.batch
+        assert 1 <= len(x) <= self.windows
         self.calls += 1
         return x * np.float32(0.3) + np.tanh(x.mean((2, 3), keepdims=True)) * np.float32(timestep)
 

@@ -1,0 +1,109 @@
+"""Draw a picture level by level, each from the one below, which lies on disk by then. Resumable by shards.
+
+FOLDER/level-00.zarr ... level-KK.zarr     latents, a LevelStore each
+FOLDER/level-K.decoder.safetensors, ...    summaries that were measured on the way
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from widefield.cascade import Cascade
+from widefield.engine import EngineOptions
+from widefield.errors import WidefieldError
+from widefield.generation import Generation
+from widefield.geometry import Region
+from widefield.level_store import DIGEST, SHARD, LevelStore
+from widefield.levels import Level
+from widefield.memo import Memo
+from widefield.reading import Watch, watched
+from widefield.sinks import create_latents, explained
+from widefield.summary import Summary
+from widefield.tiles import Source
+
+Talk = Callable[[str, int, int], None]
+
+
+class Drawing:
+    """The levels of a picture on disk, in `folder`. `memo_nbytes` is what may be kept of a level while it is made."""
+
+    def __init__(self, generation: Generation, folder: Path, engine: EngineOptions, memo_nbytes: int) -> None:
+        self.generation, self.folder = generation, folder
+        self.engine, self.memo_nbytes = engine, memo_nbytes
+        self._guide = cache(lambda: generation.guide(engine))
+
+    def store(self, level: Level) -> LevelStore:
+        """A level's latents, made or found."""
+        channels = self.generation.bundle.decoder.input_channels
+        digest = self.generation.digest(level.index, self.engine)
+        path = self.folder / f"level-{level.index:02}.zarr"
+        return LevelStore(path, (channels, level.height, level.width), digest)
+
+    def draw(self, talk: Talk | None = None) -> dict[int, Source]:
+        """Make what is missing of every level; gives the latents of all that were drawn."""
+        with explained(self.folder):
+            self.folder.mkdir(exist_ok=True)
+        stored: dict[int, Source] = {}
+        for level in self.generation.levels:
+            if level.index == 0 and self.generation.ground is not None:
+                continue
+            store = self.store(level)
+            missing = store.missing()
+            if missing:
+                self._make(level, store, missing, stored, talk)
+            stored[level.index] = store.source()
+        return stored
+
+    def _make(
+        self,
+        level: Level,
+        store: LevelStore,
+        missing: Sequence[Region],
+        stored: Mapping[int, Source],
+        talk: Talk | None,
+    ) -> None:
+        what = f"level {level.index} of {len(self.generation.levels) - 1}"
+        total = sum(1 for _ in store.shards())
+        with closing(self.cascade(stored)) as cascade:
+            latents = cascade.latents[level.index]
+            assert latents is not None
+            for done, shard in enumerate(missing, total - len(missing)):
+                if talk is not None:
+                    talk(what, done, total)
+                with watched(Watch()):
+                    values = latents.read(shard)
+                if not np.isfinite(values).all():
+                    raise WidefieldError(
+                        f"the denoiser gave values that are not numbers at level {level.index}, {shard}; wanted finite "
+                        "ones; try --precision f32"
+                    )
+                store.write(shard, values)
+
+    def cascade(self, stored: Mapping[int, Source]) -> Cascade:
+        """The fields of every level, on top of those that are stored; the caller closes them."""
+        options = self.generation.cascade_options(self.engine, summaries=self.folder)
+        return self.generation.cascade(Memo(self.memo_nbytes), options, stored, self._guide)
+
+    def inherited_summary(self, stored: Mapping[int, Source]) -> Summary:
+        """What the last level's decoder goes by."""
+        with closing(self.cascade(stored)) as cascade:
+            return cascade.summary("decoder", len(self.generation.levels) - 1)
+
+    def keep(self, path: Path, *, overwrite: bool) -> None:
+        """Copy the last level's latents to a .npy file or a .zarr array."""
+        store = self.store(self.generation.levels[-1])
+        source = store.source()
+        about = {"bundle": self.generation.bundle.digest, DIGEST: self.generation.digest(-1, self.engine)}
+        with create_latents(path, store.shape, (SHARD, SHARD), about, overwrite=overwrite) as sink:
+            for shard in store.shards():
+                sink.write(shard, source.read(shard))
+
+    def remove(self) -> None:
+        """Give the disk back, once the picture is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
