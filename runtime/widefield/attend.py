@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from widefield.engine import EngineOptions, open_engine
 
 Array = NDArray[np.float32]
-SCORES_NBYTES = 4 << 20  # of one block: what stays in a core's cache
+SCORES_NBYTES = 1 << 20  # of one block: what stays in a core's second cache
 LARGEST_SCORES_NBYTES = 16 << 20
 FEW_ROWS = 64  # fewer of them do not pay for transposing the keys, which every block does
 
