@@ -66,7 +66,7 @@ def test_chosen_tokens_are_distinct_and_spread(tiles, per_tile, keep, seed):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "cells"), [(64, 64, 256), (512, 512, 256), (1024, 1024, 512), (65536, 65536, 1024)]
+    ("height", "width", "cells"), [(64, 64, 192), (512, 512, 192), (1024, 1024, 384), (65536, 65536, 1024)]
 )
 def test_a_larger_picture_needs_a_smaller_part_of_itself(height, width, cells):
     assert default_cells(height, width) == cells
@@ -99,7 +99,7 @@ def test_every_quarter_of_a_picture_gives_its_share_of_keys():
 def test_early_stages_run_over_the_picture_while_that_is_cheaper():
     decoder = widefield.open().bundle.decoder
     found = [
-        plane_stages(decoder, side, side, default_cells(side, side), decoder.keys) for side in (64, 256, 512, 4096)
+        plane_stages(decoder, side, side, default_cells(side, side), decoder.keys) for side in (32, 256, 512, 4096)
     ]
     assert found == sorted(found, reverse=True)
     assert found[0] == len(decoder.sites) and found[1] > 0 and found[-1] == 0
