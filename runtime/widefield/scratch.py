@@ -6,6 +6,7 @@ is a promise about that.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -16,20 +17,21 @@ from numpy.typing import NDArray
 from widefield.errors import StoreError
 
 Array = NDArray[np.float32]
+LARGEST_WASTE = 1.5  # of a room that is used again, over what is asked for
 
 
 class HeldArray:
     """(tiles, ...) float32, in memory or in a file; read and written by runs of tiles, from any thread."""
 
-    def __init__(self, shape: tuple[int, ...], *, folder: Path | None) -> None:
+    def __init__(self, shape: tuple[int, ...], *, room: Array | None = None, folder: Path | None = None) -> None:
+        """In `room`, flat and at least as large, or in a file in `folder`."""
         self.shape = shape
         self.tile_nbytes = 4 * int(np.prod(shape[1:], dtype=np.int64))
-        self._array: Array | None = None
+        self.room = room
+        self._array: Array | None = None if room is None else room[: math.prod(shape)].reshape(shape)
         self._file: int | None = None
         self._folder = folder
-        if folder is None:
-            self._array = np.empty(shape, np.float32)
-        else:
+        if folder is not None:
             try:
                 self._file, name = tempfile.mkstemp(prefix="widefield-scratch-", dir=folder)
             except OSError as cause:
@@ -101,32 +103,48 @@ class HeldArray:
 
     def close(self) -> None:
         """Give the memory or the file back; calling it twice is harmless."""
-        self._array = None
+        self._array = self.room = None
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 class Scratch:
-    """Gives out held arrays: in memory while `limit_nbytes` lasts, then in files in `folder`."""
+    """Gives out held arrays: in memory while `limit_nbytes` lasts, then in files in `folder`.
+
+    What is released is kept for arrays of about its size: memory fresh from the kernel costs more to touch first than a
+    convolution takes to fill it.
+    """
 
     def __init__(self, limit_nbytes: int, folder: Path) -> None:
         self.limit_nbytes = limit_nbytes
         self.folder = folder
-        self.used_nbytes = 0
+        self.used_nbytes = 0  # of rooms, in use and free
         self.spilled_nbytes = 0
+        self._free: list[Array] = []
 
     def hold(self, shape: tuple[int, ...]) -> HeldArray:
         """Room for a float32 array of that shape; what it holds is not defined."""
-        nbytes = 4 * int(np.prod(shape, dtype=np.int64))
-        if self.used_nbytes + nbytes <= self.limit_nbytes:
-            self.used_nbytes += nbytes
-            return HeldArray(shape, folder=None)
-        self.spilled_nbytes += nbytes
+        room = self._room(math.prod(shape))
+        if room is not None:
+            return HeldArray(shape, room=room)
+        self.spilled_nbytes += 4 * math.prod(shape)
         return HeldArray(shape, folder=self.folder)
+
+    def _room(self, size: int) -> Array | None:
+        """A free one that is not much too large, or a new one in place of free ones; None where neither is possible."""
+        for index, room in enumerate(self._free):  # the smallest first
+            if size <= room.size <= LARGEST_WASTE * size:
+                return self._free.pop(index)
+        while self._free and self.used_nbytes + 4 * size > self.limit_nbytes:
+            self.used_nbytes -= self._free.pop().nbytes
+        if self.used_nbytes + 4 * size > self.limit_nbytes:
+            return None
+        self.used_nbytes += 4 * size
+        return np.empty(size, np.float32)
 
     def release(self, held: HeldArray) -> None:
         """Take the room back."""
-        if held.in_memory:
-            self.used_nbytes -= held.nbytes
+        if held.room is not None:
+            self._free = sorted([*self._free, held.room], key=lambda room: room.size)
         held.close()

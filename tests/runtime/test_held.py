@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from widefield.bundle import ValueSpec
 from widefield.geometry import Region
 from widefield.held import Planes, Squares, folded
 from widefield.sampling import exact_tiles
-from widefield.scratch import Scratch
+from widefield.scratch import HeldArray, Scratch
 
 AXES = {
     "image": ("batch", 3, "rows", "columns"),
@@ -88,3 +90,35 @@ def test_squares_read_what_they_did_not_make_from_the_planes(tmp_path):
     squares.forget(set())
     planes.forget({"x"})
     assert "x" in planes and "x" not in squares
+
+
+@given(st.integers(0, 4000), st.lists(st.tuples(st.booleans(), st.integers(1, 900)), max_size=40))
+def test_rooms_are_used_again_and_never_shared_within_the_limit(limit, steps):
+    """(take or give back, size) at random: rooms in memory stay within the limit, free ones counted in."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Scratch(limit, Path(folder))
+        alive: list[tuple[HeldArray, float]] = []
+        for number, (take, size) in enumerate(steps):
+            if take or not alive:
+                held = scratch.hold((size, 1))
+                target = held.target(0, size)
+                target[...] = number
+                held.store(0, target)
+                alive.append((held, number))
+            else:
+                scratch.release(alive.pop(size % len(alive))[0])
+            assert scratch.used_nbytes <= limit
+            assert sum(held.nbytes for held, _ in alive if held.in_memory) <= scratch.used_nbytes
+            for held, value in alive:
+                assert (held.load(0, held.shape[0]) == value).all()
+        for held, _ in alive:
+            scratch.release(held)
+
+
+def test_a_released_room_serves_the_next_array_of_about_its_size(tmp_path):
+    scratch = Scratch(1 << 20, tmp_path)
+    first = scratch.hold((1000, 3))
+    room = first.room
+    scratch.release(first)
+    smaller, tiny = scratch.hold((900, 3)), scratch.hold((5, 3))
+    assert smaller.room is room and smaller.shape == (900, 3) and tiny.room is not room
