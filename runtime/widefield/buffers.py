@@ -11,6 +11,7 @@ from typing import Literal
 
 from widefield.attend import block_nbytes
 from widefield.bundle import Bundle, Component, GraphSpec, evaluate
+from widefield.certificate import certified_tiles
 from widefield.coder import FEWEST_INTERIOR
 from widefield.sampling import CELL, SWEEP_TILE, stages
 from widefield.store.spec import level_sizes
@@ -28,8 +29,7 @@ CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 2.15, "openvino bf16": 1.20}
 WEIGHTS = {"ort": 3.0, "openvino": 3.0}
 RUNTIME_NBYTES = {"ort": 64 * MIB, "openvino": 72 * MIB}
 WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
-
-
+HELD_ROOM = 1.3  # of what lives between two stages: rooms are used again, and some are too large
 SQUARES_A_CALL = 8
 
 
@@ -89,6 +89,11 @@ def key_count(component: Component, method: Method, height: int, width: int) -> 
     return tokens if method == "exact" else min(component.keys, tokens)
 
 
+def has_certified(component: Component, tile: tuple[int, int], height: int, width: int) -> bool:
+    """Whether any tile of a picture is certified."""
+    return certified_tiles(tile, height, width) > 0 and any(site.kind == "norm" for site in component.sites)
+
+
 def _graph_nbytes(graphs: tuple[GraphSpec, ...], batch: int, rows: int, columns: int) -> int:
     return max((graph.peak_nbytes(batch, rows, columns) for graph in graphs), default=0)
 
@@ -104,9 +109,10 @@ def _blocked(component: Component) -> float:
 def _activations(setting: Setting) -> int:
     """Bytes of all workers' activations at most: one makes a certified tile (`TileCoder` sees to that), the others not.
 
-    ONNX Runtime keeps none between two tiles, or with `keeps` a block for every worker and kind of graph, and while it
-    learns their pattern twice one. OpenVINO keeps them for every worker that has run a kind of graph, until nobody runs
-    that kind: with `workers` past two, interior and border ones may both be there, some of them idle.
+    With `keeps` every worker has a block for every kind of graph but the certified, which has one, and ONNX Runtime
+    takes twice one while it learns their pattern. Without, ONNX Runtime keeps none between two tiles; OpenVINO keeps
+    them for every worker that has run a kind of graph, until nobody runs that kind: with `workers` past two, interior
+    and border ones may both be there, some of them idle.
     """
     component, request, workers = setting.component, setting.request, setting.workers
     plain, certified = (
@@ -117,7 +123,7 @@ def _activations(setting: Setting) -> int:
     if request.backend == "ort":
         plain, certified = (int(nbytes * _blocked(component)) for nbytes in (plain, certified))
     each = int(plain * ACTIVATIONS[kind])
-    certifies = any(site.kind == "norm" for site in component.sites)
+    certifies = has_certified(component, setting.tile, setting.height, setting.width)
     one = int(certified * CERTIFIED_ACTIVATIONS[kind]) if certifies else each
     if setting.keeps:
         interior = interior_tiles(component, setting.tile, setting.height, setting.width) >= FEWEST_INTERIOR
@@ -185,9 +191,9 @@ def measure_buffers(setting: Setting, stream: list[Buffer]) -> tuple[int, int, l
         ]
     held = _held_nbytes(component, passes)
     others = sum(b.nbytes for b in (*stream, *buffers) if b.place == "host" and b.during in ("both", "measure"))
-    in_memory = max(0, min(held, setting.request.memory_nbytes - others - 8 * MIB))
+    in_memory = max(0, min(int(held * HELD_ROOM), setting.request.memory_nbytes - others - 8 * MIB))
     buffers.append(Buffer("values between stages", "host", "measure", in_memory))
-    buffers.append(Buffer("values between stages", "scratch", "measure", held - in_memory))
+    buffers.append(Buffer("values between stages", "scratch", "measure", max(0, held - in_memory)))
     return SQUARES_A_CALL, in_memory, buffers
 
 

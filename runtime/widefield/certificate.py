@@ -24,15 +24,21 @@ TILES = 64  # about so many are certified
 LARGEST_SHARE = 1 / 8
 
 
+def certified_tiles(tile: tuple[int, int], height: int, width: int) -> int:
+    """How many tiles of a picture are certified: about TILES, but at most an eighth, and none where that is one: alone
+    it knows no error."""
+    wanted = min(TILES, int(-(-height // tile[0]) * -(-width // tile[1]) * LARGEST_SHARE))
+    return wanted if wanted >= 2 else 0
+
+
 def is_certified(tile: Region, height: int, width: int) -> bool:
-    """About TILES tiles of a picture, but at most an eighth, and none where that is one: alone it knows no error.
+    """Whether a tile is one of `certified_tiles`.
 
     One at a scattered place in each of equal runs of its rows of tiles, by place and size alone: the same in every run.
     """
     rows, columns = -(-height // tile.height), -(-width // tile.width)
-    tiles = rows * columns
-    wanted = min(TILES, int(tiles * LARGEST_SHARE))
-    if wanted < 2:
+    tiles, wanted = rows * columns, certified_tiles((tile.height, tile.width), height, width)
+    if not wanted:
         return False
     index = tile.y0 // tile.height * columns + tile.x0 // tile.width
     stratum = ((index + 1) * wanted - 1) // tiles

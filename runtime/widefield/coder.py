@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield.bundle import Bundle, Component, GraphSpec
-from widefield.certificate import Certifier, is_certified
+from widefield.certificate import Certifier, certified_tiles, is_certified
 from widefield.coder_engines import CoderEngines, Kind
 from widefield.engine import EngineOptions
 from widefield.geometry import Region
@@ -62,6 +62,15 @@ class TileCoder:
         if self._has_interior and not is_border(self.component, tile, self.height, self.width):
             return "interior"
         return "border"
+
+    def open_next(self) -> bool:
+        """Open a graph that the whole picture will need and nobody has opened; False where all are open or opening."""
+        kinds: list[Kind] = ["border"]
+        if self._has_interior:
+            kinds.append("interior")
+        if self._certifies and certified_tiles(self.tile, self.height, self.width):
+            kinds.append("certified")
+        return self.engines.open_next(kinds)
 
     def __call__(self, tiles: Sequence[Region], kept: Sequence[Region] | None = None) -> Array:
         """Up to `batch` tiles of one kind; a short batch is filled up and cut again.

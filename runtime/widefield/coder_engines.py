@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Literal
 
 from widefield.attend import Attention
@@ -35,6 +36,7 @@ class CoderEngines:
         self.bundle, self.component, self.summary = bundle, component, summary
         self.tile, self.batch, self.options = tile, batch, options
         self._engines: dict[str, Engine] = {}
+        self._opening: dict[str, threading.Lock] = {}  # so that two threads open two graphs at once, and none twice
         self._attention: dict[str, Attention] = {}
         self._lock = threading.Lock()
         self._running: Counter[Kind] = Counter()
@@ -44,17 +46,18 @@ class CoderEngines:
 
     @contextmanager
     def holding(self, kind: Kind) -> Iterator[None]:
-        """While a tile of this kind is made, kinds that nobody is making keep no activations."""
+        """While a tile of this kind is made, kinds that nobody is making keep no activations (unless `keeps`)."""
         with self._certifying if kind == "certified" else nullcontext():
             with self._lock:
                 self._running[kind] += 1
-                self._release([other for other in self._holds if not self._running[other]])
+                if not self.options.keeps:
+                    self._release([other for other in self._holds if not self._running[other]])
             try:
                 yield
             finally:
                 with self._lock:
                     self._running[kind] -= 1
-                    if kind == "certified":
+                    if kind == "certified" and not self.options.keeps:
                         self._release([kind])
 
     def _release(self, kinds: Sequence[Kind]) -> None:
@@ -62,17 +65,36 @@ class CoderEngines:
             for engine in self._holds.pop(kind, []):
                 engine.release()
 
+    def open_next(self, kinds: Iterable[Kind]) -> bool:
+        """Open one of the graphs of these kinds that nobody has opened or is opening, the largest first; False where
+        there is none. Threads that call it until then share the work."""
+        graphs = [(kind, graph) for kind in kinds for graph in getattr(self.component, kind)]
+        with self._lock:
+            left = [(kind, graph) for kind, graph in graphs if graph.file not in self._opening]
+            if not left:
+                return False
+            kind, graph = max(left, key=lambda entry: (len(entry[1].live_elements), entry[1].file))
+            self._opening[graph.file] = threading.Lock()
+        self.engine(kind, graph)
+        return True
+
     def engine(self, kind: Kind, graph: GraphSpec) -> Engine:
         """That graph's, noted as one that a tile of this kind uses."""
         with self._lock:
+            opening = self._opening.setdefault(graph.file, threading.Lock())
+        with opening:
             if graph.file not in self._engines:
-                shapes = input_shapes(self.component, graph, self.batch, *self.tile)
-                parameters = self.summary.parameters(graph)
-                self._engines[graph.file] = open_engine(self.bundle.file(graph.file), shapes, parameters, self.options)
+                self._engines[graph.file] = self._opened(kind, graph)
+        with self._lock:
             engine = self._engines[graph.file]
             if engine not in self._holds.setdefault(kind, []):
                 self._holds[kind].append(engine)
             return engine
+
+    def _opened(self, kind: Kind, graph: GraphSpec) -> Engine:
+        shapes = input_shapes(self.component, graph, self.batch, *self.tile)
+        options = replace(self.options, workers=1) if kind == "certified" else self.options  # one tile at a time
+        return open_engine(self.bundle.file(graph.file), shapes, self.summary.parameters(graph), options)
 
     def attention(self, result: str) -> Attention:
         """That of the site whose result is called so."""

@@ -17,6 +17,7 @@ from widefield.buffers import (
     Method,
     PlanRequest,
     Setting,
+    has_certified,
     measure_buffers,
     measure_flops,
     stream_buffers,
@@ -30,10 +31,14 @@ from widefield.tiles import interior_tiles
 EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
 # What a worker's first tile of a kind costs more than the next, in tiles: ONNX Runtime allocates every activation by
-# itself before it knows the pattern (3.6 against 1.6 s at 128 cells). OpenVINO compiles for 0.6 s, whatever the tile.
-FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.0}
-FIRST_FLOPS = {"ort": 0, "ort keeping": 0, "openvino": 45 * 10**9}  # what it would compute meanwhile
-STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.0}  # of a later tile's time
+# itself before it knows the pattern (3.6 against 1.6 s at 128 cells). OpenVINO compiles for 0.3 to 0.6 s, whatever the
+# tile: FIRST_FLOPS is what it would compute meanwhile. Without `keeps` activations are given back between two kinds.
+FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.4, "openvino keeping": 0.2}
+FIRST_FLOPS = {"ort": 0, "openvino": 45 * 10**9}
+STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.05, "openvino keeping": 1.0}  # of a later tile's time
+# Tiles of 128 x 128 cells of the embedded decoder take as long as two of 64 x 128 or longer, for 4 % less to compute:
+# from about here on caches lose what margins save.
+CROWDED_NBYTES, CROWDED = 512 * MIB, 1.06
 ONE_WORKER = 0.75  # of what as many workers as it has threads would do, for each of them
 
 
@@ -57,6 +62,7 @@ class Plan:
     buffers: tuple[Buffer, ...]
     flops: int
     tile_flops: int
+    tile_nbytes: int
     overhead: float
     measure_flops: int
     written_nbytes: int
@@ -124,8 +130,9 @@ def cost(plan: Plan) -> float:
     """Relative time: the tiles of one worker, and what the first of each kind costs more."""
     way = f"{plan.backend} keeping" if plan.keeps else plan.backend
     turns = -(-plan.tiles // plan.workers) * STEADY[way] + plan.kinds * FIRST_TILE[way]
+    crowded = CROWDED if plan.tile_nbytes > CROWDED_NBYTES else 1.0
     return (
-        (turns * plan.tile_flops + plan.kinds * FIRST_FLOPS[way])
+        (turns * plan.tile_flops * crowded + plan.kinds * FIRST_FLOPS[plan.backend])
         / plan.threads
         / (1.0 if plan.threads == 1 else ONE_WORKER)
     )
@@ -142,11 +149,11 @@ def _choices(
     else:
         base = max(1, STORE_TILE_PX // max(component.output_scale, component.input_scale))
         ladder = sorted({max(8, min(LARGEST_TILE, base * 2**k // 8)) for k in range(8)})
-        tiles = [(t, t) for t in ladder]
+        tiles = [shape for t in ladder for shape in ((t, t), (t, 2 * t))]
     workers = [request.workers] if request.workers is not None else sorted({request.cores, 1})
     for rows, columns in dict.fromkeys((min(rows, height), min(columns, width)) for rows, columns in tiles):
         for count in workers:
-            for keeps in (True, False) if request.backend == "ort" else (False,):
+            for keeps in (True, False):
                 yield (rows, columns), count, max(1, request.cores // count), keeps
 
 
@@ -176,6 +183,7 @@ def _plan(
         batch, held, request.memory_nbytes, tuple(stream + measured),
         flops=each * tiles,
         tile_flops=each,
+        tile_nbytes=max(graph.peak_nbytes(request.batch, rows, columns) for graph in component.border),
         overhead=convolutions * tiles / max(1, component.flops_per_cell * height * width),
         measure_flops=measure_flops(setting) if component.sites else 0,
         written_nbytes=_written(component, height, width, request.bits_per_px),
@@ -189,8 +197,7 @@ def _plan(
 def _kinds(component: Component, tile: tuple[int, int], height: int, width: int) -> int:
     """How many kinds of fused graphs a picture needs: border, interior, certified."""
     interior = interior_tiles(component, tile, height, width) >= FEWEST_INTERIOR
-    certified = any(site.kind == "norm" for site in component.sites)
-    return 1 + interior + certified
+    return 1 + interior + has_certified(component, tile, height, width)
 
 
 def choose_method(component: Component, height: int, width: int, asked: str) -> Method:

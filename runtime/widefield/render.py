@@ -191,11 +191,13 @@ def stream(
     work: queue.Queue[Region | None] = queue.Queue(workers)
 
     def run() -> None:
-        while (block := work.get()) is not None and not state.stopped.is_set():
-            try:
+        try:
+            while missing.all() and coder.open_next() and not state.stopped.is_set():
+                continue
+            while (block := work.get()) is not None and not state.stopped.is_set():
                 _make_block(coder, grid, block, missing, put, state)
-            except BaseException as error:  # noqa: BLE001 -- handed to the caller's thread, which raises it
-                state.fail(error)
+        except BaseException as error:  # noqa: BLE001 -- handed to the caller's thread, which raises it
+            state.fail(error)
 
     threads = [threading.Thread(target=run, name=f"decode-{n}", daemon=True) for n in range(workers)]
     for thread in threads:

@@ -55,7 +55,8 @@ class OpenVinoEngine(Engine):
                 request.set_tensor(name, openvino.Tensor(x, shared_memory=True))
             for name, x in into.items():
                 request.set_tensor(name, openvino.Tensor(x, shared_memory=True))
-            request.infer()
+            request.start_async()  # on the stream's thread; `infer` of a single stream runs on the caller's, and keeps
+            request.wait()  # activations for every caller
         finally:
             self._requests.put(request)
 
