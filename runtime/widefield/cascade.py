@@ -136,7 +136,7 @@ class Cascade:
         latents: Source = Noised(clean, Noise(Draw(self.options.seed, level.index, 0), shape), keep, noise)
         grid, first = self.grid(level), 0
         for index, run in enumerate(runs):
-            phase = Phase(run.steps, self.options.seed, level.index, first)
+            phase = Phase(run.steps, self.options.seed, level.index, first, level.guidance)
             name = "window", level.index, index
             latents = Windowed(name, latents, grid.phase(index), phase, self.denoiser, self.memo)
             first += len(run.steps)

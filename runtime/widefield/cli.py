@@ -19,6 +19,8 @@ from widefield.errors import WidefieldError
 
 OURS = {
     "decode": "widefield.commands.decode:decode",
+    "generate": "widefield.commands.generate:generate",
+    "upscale": "widefield.commands.upscale:upscale",
     "encode": "widefield.commands.encode:encode",
     "inspect": "widefield.commands.inspect_path:inspect_path",
     "plan": "widefield.commands.plan:plan",
@@ -52,9 +54,11 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="widefield")
 def widefield() -> None:
-    """Decode diffusion pictures too large to hold, tile by tile, in a memory budget that is planned first.
+    """Pictures too large to hold, from diffusion models, tile by tile, in a memory budget that is planned first.
 
     \b
+    widefield generate "islands" --size 8192x8192 -o islands.tif    a prompt to a picture of any size
+    widefield upscale photo.jpg --scale 4 -o large.tif              a picture to a larger one
     widefield encode photo.png -o latents.npy       a picture to latents
     widefield decode latents.npy -o photo.tif       and back: a seamless pyramid, resumable
     widefield plan --size 524288x524288             what a run would take; takes nothing

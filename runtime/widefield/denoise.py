@@ -1,6 +1,6 @@
 """The denoiser on batches of windows: what one step of a sampler asks of it, guidance included.
 
-    m = model(input_scale x, timestep, text)                                  guidance of kind "none" or "embedded"
+    m = model(input_scale x, timestep, text)               guidance of kind "none" or "embedded", or a scale of 1
     m = model(..., negative) + guidance (model(..., text) - model(..., negative))      kind "free": two calls a step
 
 Shapes   x, m: (batch, channels, rows, columns) of one of the bundle's window shapes.
@@ -29,11 +29,10 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guide:
-    """What the denoiser is told of the prompt: `negative` is used by free guidance with a scale other than 1."""
+    """What the denoiser is told of the prompts: `negative` is used by free guidance with a scale other than 1."""
 
     positive: Conditioning
     negative: Conditioning
-    scale: float
 
 
 class Denoiser:
@@ -53,22 +52,24 @@ class Denoiser:
         self._threads = Threads(options.workers, "denoiser")
         self._turns = threading.BoundedSemaphore(options.workers)
         self._shapes = part.shapes(window, batch)
-        self._free = defaults.guidance_kind == "free" and guide.scale != 1.0
-        self._told = [
-            self._conditions(c) for c in ((guide.positive, guide.negative) if self._free else (guide.positive,))
-        ]
+        self._free = defaults.guidance_kind == "free"
+        prompts = (guide.positive, guide.negative) if self._free else (guide.positive,)
+        self._told = [self._conditions(prompt) for prompt in prompts]
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, x: Array, timestep: float, input_scale: float = 1.0) -> Array:
+    def __call__(self, x: Array, timestep: float, input_scale: float = 1.0, guidance: float = 1.0) -> Array:
         """m for any number of windows."""
-        times = np.full(self._shapes["timestep"], timestep, np.float32)
+        same = {"timestep": timestep, "guidance": guidance}
+        feeds = {name: np.full(shape, same[name], np.float32) for name, shape in self._shapes.items() if name in same}
         scaled = x if input_scale == 1.0 else x * np.float32(input_scale)
-        tasks = [(scaled[k : k + self.batch], told) for told in self._told for k in range(0, len(x), self.batch)]
-        found = np.concatenate(list(self._threads.map(lambda task: self._call(*task, times), tasks)))
-        return guided(found[: len(x)], found[len(x) :], self.guide.scale) if self._free else found
+        free = self._free and guidance != 1.0
+        told = [{**feeds, **conditions} for conditions in (self._told if free else self._told[:1])]
+        tasks = [(scaled[k : k + self.batch], feeds) for feeds in told for k in range(0, len(x), self.batch)]
+        found = np.concatenate(list(self._threads.map(lambda task: self._call(*task), tasks)))
+        return guided(found[: len(x)], found[len(x) :], guidance) if free else found
 
-    def _call(self, x: Array, told: Mapping[str, Array], times: Array) -> Array:
+    def _call(self, x: Array, feeds: Mapping[str, Array]) -> Array:
         """Up to `batch` windows; fewer are filled up and cut again."""
         latent = x
         if len(x) < self.batch:
@@ -76,24 +77,22 @@ class Denoiser:
         out = np.empty(self._shapes["latent"], np.float32)
         engine = self._opened()
         with self._turns:
-            feeds = {"latent": np.ascontiguousarray(latent), "timestep": times, **told}
-            engine.run(feeds, {self.part.output: out})
+            engine.run({"latent": np.ascontiguousarray(latent), **feeds}, {self.part.output: out})
             self.calls += 1
         return out[: len(x)]
 
     def _conditions(self, of: Conditioning) -> dict[str, Array]:
-        """Every input but the latent and the time, as the engine takes them."""
+        """What a prompt and the window determine, as the engine takes it."""
         side = self.bundle.scale
         height, width = self.window.rows * side, self.window.columns * side
         values: dict[str, Array | None] = {
             "text": of.text, "pooled": of.pooled, "text_mask": of.mask,
             "sizes": np.array([height, width, 0, 0, height, width], np.float32),
-            "guidance": np.array(self.guide.scale, np.float32),
             "position": np.array(self.window.place or (0, 0), np.float32),
         }  # fmt: skip
         told = {}
         for name, shape in self._shapes.items():
-            if name in ("latent", "timestep"):
+            if name in ("latent", "timestep", "guidance"):
                 continue
             value = values.get(name)
             if value is None:

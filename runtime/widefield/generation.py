@@ -33,25 +33,25 @@ from widefield.sources import LatentSource
 from widefield.store.spec import LARGEST_PX
 from widefield.tiles import Source
 
-DETAIL_STEPS = 2  # of a level that is not drawn from noise
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a picture is drawn; None is the bundle's way.
 
-    `steps` (of levels 0, 1, ...), `strength` (of levels 1, 2, ...) and `phases` (of levels 0, 1, ...): the last number
-    holds for all levels after; a single one of `steps` is level 0's. `window` (rows, columns) and `stride` in latents.
+    `steps`, `guidance` and `phases` of levels 0, 1, ..., `strength` of levels 1, 2, ...: the last number holds for all
+    levels after; a single one of `steps` or `guidance` is level 0's. `window` (rows, columns) and `stride` in latents.
+    `growth`, how many times a level's sides are those of the one below.
     """
 
     steps: int | tuple[int, ...] | None = None
-    guidance: float | None = None
+    guidance: float | tuple[float, ...] | None = None
     negative: str | None = None
     strength: float | tuple[float, ...] | None = None
     phases: int | tuple[int, ...] | None = None
     sampler: str | None = None
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    growth: int | None = None
 
 
 RECIPE = frozenset(field.name for field in fields(Recipe))
@@ -112,25 +112,31 @@ class Generation:
     def levels(self) -> tuple[Level, ...]:
         """The smallest first."""
         window, scale, recipe = (self.window.rows, self.window.columns), self.bundle.scale, self.recipe
+        growth = self.defaults.growth if recipe.growth is None else recipe.growth
         schedule = load_schedule(self.bundle, self.sampler, self.part.windows.index(self.window))
         if self.ground is None:
-            sizes = drawn_sizes(*self.size_px, scale, window)
+            sizes = drawn_sizes(*self.size_px, scale, window, growth)
         else:
-            sizes = enlarged_sizes(self.ground.height, self.ground.width, self.times, scale, window)
+            sizes = enlarged_sizes(self.ground.height, self.ground.width, self.times, scale, window, growth)
         steps = recipe.steps if recipe.steps is not None else self.defaults.steps
         if isinstance(steps, int):
-            steps = steps, min(steps, DETAIL_STEPS)
+            steps = steps, min(steps, self.defaults.detail_steps)
         strengths = _listed(self.defaults.strength if recipe.strength is None else recipe.strength)
         phases = _listed(recipe.phases) if recipe.phases is not None else (_first_phases(sizes[0], window, steps[0]), 1)
-        return make_levels(sizes, schedule, steps=steps, strengths=strengths, phases=phases)
+        return make_levels(sizes, schedule, steps=steps, strengths=strengths, phases=phases, guidance=self.guidance)
 
     @property
     def sampler(self) -> str:
         return self.recipe.sampler or self.defaults.sampler
 
     @property
-    def guidance(self) -> float:
-        return self.defaults.guidance if self.recipe.guidance is None else self.recipe.guidance
+    def guidance(self) -> tuple[float, ...]:
+        """Of levels 0, 1, ...; the last holds for all after."""
+        given, defaults = self.recipe.guidance, self.defaults
+        if isinstance(given, tuple):
+            return given
+        first = defaults.guidance if given is None else given
+        return (first,) if defaults.detail_guidance is None else (first, defaults.detail_guidance)
 
     def guide(self, options: EngineOptions) -> Guide:
         """The prompt, embedded now. What of it the model does not read is said as a warning."""
@@ -138,7 +144,7 @@ class Generation:
         for told in (positive.told(), negative.told()):
             if told is not None:
                 warnings.warn(told, stacklevel=2)
-        return Guide(positive, negative, self.guidance)
+        return Guide(positive, negative)
 
     def cascade(
         self,
@@ -167,7 +173,6 @@ class Generation:
             "prompt": self.prompt,
             "negative": self.recipe.negative,
             "seed": self.seed,
-            "guidance": self.guidance,
             "sampler": self.sampler,
             "window": [self.window.rows, self.window.columns],
             "stride": self.recipe.stride,

@@ -106,7 +106,7 @@ class DecodeJob:
             self.bundle, self.component, CheckedLatents(self.source), plan.method,
             SweepOptions(plan.sweep_batch, plan.held_nbytes, folder, engine),
             cells=plan.cells, seed=options.seed, keys=options.keys,
-            progress=None if talk is None else lambda done, total: talk("measuring", done, total),
+            progress=None if talk is None else lambda done, total: talk("measuring sites", done, total),
         )  # fmt: skip
 
     def kept_summary(self, beside: Path, options: RunOptions, plan: Plan, talk: Talk | None) -> Summary:

@@ -1,13 +1,13 @@
 """The levels of a picture that grows: how large each is, and how it is denoised. Numbers only; nothing runs here.
 
     level K    the picture: its pixels over the autoencoder's scale, rounded up, and at least one window on both sides
-    level k-1  level k over 2, rounded up, as long as it is at least a window on both sides
-    level 0    what is left over a number r in [1, 2), so that its shorter side is a window's
+    level k-1  level k over `growth`, rounded up, as long as it is at least a window on both sides
+    level 0    what is left over a number in [1, growth), so that its shorter side is a window's
 
 Level 0 is drawn from noise. Level k is level k - 1 decoded, enlarged, encoded, noised to its strength, and denoised:
 `count` is the length of the schedule, of which a strength s leaves the last int(s count) steps, in `phases` parts.
 
-A picture that is enlarged begins with its own pixels as level 0, and level 1 is N / 2^(K - 1) times that, in (1, 2].
+A picture that is enlarged N times begins with its own pixels as level 0; level 1 is N / growth^(K - 1) times that.
 Pixels are enlarged from the top left corner by exactly their ratio, so what is rounded up lies beyond the picture.
 """
 
@@ -17,12 +17,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 from widefield.errors import BadRequest
 from widefield.schedule import Schedule
 
-FACTOR = Fraction(2)
+Number = TypeVar("Number", int, float)
 LARGEST_SCALE = 1 << 16
+LARGEST_GROWTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Level:
     count: int
     strength: float
     phases: int
+    guidance: float
 
     @property
     def height(self) -> int:
@@ -58,12 +61,15 @@ class Level:
         return self.height * self.width
 
 
-def drawn_sizes(height_px: int, width_px: int, scale: int, window: tuple[int, int]) -> tuple[Size, ...]:
+def drawn_sizes(
+    height_px: int, width_px: int, scale: int, window: tuple[int, int], growth: int = 2
+) -> tuple[Size, ...]:
     """Of every level of a picture drawn from noise. BadRequest for a picture without pixels."""
     sides = [_cells(height_px, width_px, scale, window)]
-    while all(-(-side // 2) >= least for side, least in zip(sides[0], window, strict=True)):
-        sides.insert(0, _divided(sides[0], FACTOR))
-    ratios = [FACTOR] * (len(sides) - 1)
+    _check_growth(growth)
+    while all(-(-side // growth) >= least for side, least in zip(sides[0], window, strict=True)):
+        sides.insert(0, _divided(sides[0], Fraction(growth)))
+    ratios = [Fraction(growth)] * (len(sides) - 1)
     rest = min(Fraction(side, least) for side, least in zip(sides[0], window, strict=True))
     if rest > 1:
         sides.insert(0, _divided(sides[0], rest))
@@ -73,7 +79,7 @@ def drawn_sizes(height_px: int, width_px: int, scale: int, window: tuple[int, in
 
 
 def enlarged_sizes(
-    height_px: int, width_px: int, times: Fraction, scale: int, window: tuple[int, int]
+    height_px: int, width_px: int, times: Fraction, scale: int, window: tuple[int, int], growth: int = 2
 ) -> tuple[Size, ...]:
     """Of every level of a picture of that size, enlarged `times`; level 0 is the picture itself, in whole cells.
 
@@ -83,13 +89,14 @@ def enlarged_sizes(
         raise BadRequest(f"a scale of {float(times):g} was asked for; wanted above 1 and at most {LARGEST_SCALE}")
     if height_px < 1 or width_px < 1:
         raise _without_pixels(height_px, width_px)
-    deepest = (math.ceil(times) - 1).bit_length()  # of log2, rounded up
+    _check_growth(growth)
+    deepest = next(k for k in range(1, 64) if growth**k >= times)
     sides = [_cells(*enlarged_px(height_px, width_px, times), scale, window)]
     for _ in range(deepest - 1):
-        rows, columns = _divided(sides[0], FACTOR)
+        rows, columns = _divided(sides[0], Fraction(growth))
         sides.insert(0, (max(rows, window[0]), max(columns, window[1])))
     ground = Size(-(-height_px // scale), -(-width_px // scale), Fraction(1))
-    ratios = [times / FACTOR ** (deepest - 1)] + [FACTOR] * (deepest - 1)
+    ratios = [times / growth ** (deepest - 1)] + [Fraction(growth)] * (deepest - 1)
     return (ground, *(Size(*side, ratio) for side, ratio in zip(sides, ratios, strict=True)))
 
 
@@ -102,6 +109,11 @@ def _cells(height_px: int, width_px: int, scale: int, window: tuple[int, int]) -
     if height_px < 1 or width_px < 1:
         raise _without_pixels(height_px, width_px)
     return max(-(-height_px // scale), window[0]), max(-(-width_px // scale), window[1])
+
+
+def _check_growth(growth: int) -> None:
+    if not 2 <= growth <= LARGEST_GROWTH:
+        raise BadRequest(f"levels that grow {growth} times; wanted 2 to {LARGEST_GROWTH}, mostly 2 or 4")
 
 
 def _without_pixels(height_px: int, width_px: int) -> BadRequest:
@@ -119,9 +131,10 @@ def make_levels(
     steps: Sequence[int],
     strengths: Sequence[float],
     phases: Sequence[int],
+    guidance: Sequence[float] = (1.0,),
 ) -> tuple[Level, ...]:
-    """Levels of those sizes. `steps` and `phases` begin with level 0, `strengths` with level 1, as level 0 is drawn
-    whole; the last of each holds for all levels after. `steps` are those that are run.
+    """Levels of those sizes. `steps`, `phases` and `guidance` begin with level 0, `strengths` with level 1, as level 0
+    is drawn whole; the last of each holds for all levels after. `steps` are those that are run.
 
     BadRequest for strengths outside [0, 1], for less than one step or phase, and for steps of level 0 without a table.
     """
@@ -133,6 +146,11 @@ def make_levels(
     levels = []
     for index, size in enumerate(sizes):
         strength = strengths[min(index, len(strengths)) - 1] if index else 1.0
-        count = schedule.count(steps[min(index, len(steps) - 1)], strength)
-        levels.append(Level(index, size, count, strength, phases[min(index, len(phases) - 1)]))
+        count = schedule.count(_at(steps, index), strength)
+        levels.append(Level(index, size, count, strength, _at(phases, index), _at(guidance, index)))
     return tuple(levels)
+
+
+def _at(numbers: Sequence[Number], index: int) -> Number:
+    """The last one holds for all after."""
+    return numbers[min(index, len(numbers) - 1)]

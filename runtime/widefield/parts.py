@@ -19,7 +19,8 @@ schedulers   file         tables of widefield.schedule, called NAME/COUNT and NA
              default      a name
              samplers     by name: class, config, keys: the NAME of the tables for each of the denoiser's windows
 defaults     sampler, steps, guidance, strength; guidance_kind: "free" (two calls: prompt and negative), "embedded" (an
-             input of the denoiser) or "none"
+             input of the denoiser) or "none"; of levels that are not drawn from noise, and optional: detail_steps,
+             detail_guidance (null: guidance) and growth, how many times the level below they are
 """
 
 from __future__ import annotations
@@ -146,6 +147,9 @@ class Defaults:
     guidance: float
     strength: float
     guidance_kind: GuidanceKind
+    detail_steps: int = 2
+    detail_guidance: float | None = None
+    growth: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +220,11 @@ def _sampler(name: str, entry: Mapping[str, Any]) -> Sampler:
 def _defaults(entry: Mapping[str, Any]) -> Defaults:
     if entry["guidance_kind"] not in ("free", "embedded", "none"):
         raise ValueError(f"guidance of kind {entry['guidance_kind']}")
+    detail = entry.get("detail_guidance")
     return Defaults(
         str(entry["sampler"]), int(entry["steps"]), float(entry["guidance"]), float(entry["strength"]),
-        entry["guidance_kind"],
+        entry["guidance_kind"], int(entry.get("detail_steps", 2)), None if detail is None else float(detail),
+        int(entry.get("growth", 2)),
     )  # fmt: skip
 
 

@@ -27,9 +27,10 @@ from widefield.store import PyramidWriter, Store, StoreSpec, create_or_resume, d
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a save did. `engine_share` is the part of the workers' time that engines ran."""
+    """What a save did. `size_px` is (width, height); `engine_share` the part of the workers' time that engines ran."""
 
     path: Path
+    size_px: tuple[int, int]
     plan: Plan
     tiles_made: int
     tiles_found: int
@@ -43,7 +44,7 @@ class Saved:
     def as_dict(self) -> dict[str, Any]:
         return {
             "path": str(self.path),
-            "size_px": self.plan.as_dict()["size_px"],
+            "size_px": list(self.size_px),
             "tile_cells": list(self.plan.tile),
             "store_tiles_made": self.tiles_made,
             "store_tiles_found": self.tiles_found,
@@ -86,8 +87,9 @@ def save(
     beside = summary_path(path)
     found = store.levels[0].rows * store.levels[0].columns - made.tiles
     return Saved(
-        path, plan, made.tiles, found, time.perf_counter() - started, made.measure_seconds, made.engine_share,
-        writer.bytes_written, made.certificate, beside if beside.is_file() else None,
+        path, (job.shape[1], job.shape[0]), plan, made.tiles, found, time.perf_counter() - started,
+        made.measure_seconds, made.engine_share, writer.bytes_written, made.certificate,
+        beside if beside.is_file() else None,
     )  # fmt: skip
 
 

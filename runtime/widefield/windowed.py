@@ -41,6 +41,7 @@ class Phase:
     seed: int
     level: int
     first: int
+    guidance: float = 1.0
 
     def draw(self, index: int) -> Draw:
         return Draw(self.seed, self.level, 1 + self.first + index)
@@ -92,7 +93,7 @@ class Windowed(Field):
         history: Array | None = None
         for index, step in enumerate(self.phase.steps):
             check()
-            m = denoiser(x, step.timestep, step.input_scale)
+            m = denoiser(x, step.timestep, step.input_scale, self.phase.guidance)
             noise = None
             if step.c != 0.0:
                 draw = self.phase.draw(index)

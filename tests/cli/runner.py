@@ -46,8 +46,11 @@ class Children:
             server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
 
-    def run(self, *args: object, signal: int = 0, after: float = 0, once: Path | None = None, limit: int = 0) -> Answer:
-        order = {"args": [str(a) for a in args], "signal": signal, "after": after, "limit": limit}
+    def run(
+        self, *args: object, signal: int = 0, after: float = 0, once: Path | None = None, there: Path | str = "/",
+        limit: int = 0,
+    ) -> Answer:  # fmt: skip
+        order = {"args": [str(a) for a in args], "signal": signal, "after": after, "limit": limit, "there": str(there)}
         self._process.stdin.write(json.dumps({**order, "once": None if once is None else str(once)}) + "\n")
         self._process.stdin.flush()
         return Answer(**json.loads(self._process.stdout.readline()))

@@ -2,7 +2,8 @@
 
     args      the command line, without `widefield`
     limit     RLIMIT_FSIZE in bytes; 0 for none
-    signal    what to send, `after` seconds after `once`, a store, has its first tile (at once without `once`)
+    signal    what to send, `after` seconds after `once`, a store, has its first tile, or `there`, a path, is there (at
+              once without either)
 
 The answer: status (negative: the signal it died of), out, err, seconds.
 """
@@ -55,7 +56,7 @@ def has_a_tile(path: Path) -> bool:
 
 def strike(pid: int, order: dict, over: threading.Event) -> None:
     """Send the signal when its time has come, unless the child is over."""
-    while order["once"] and not has_a_tile(Path(order["once"])):
+    while (order["once"] and not has_a_tile(Path(order["once"]))) or not Path(order["there"]).exists():
         if over.wait(0.005):
             return
     if not over.wait(order["after"]):

@@ -56,7 +56,7 @@ def decode(
 
 
 def _tell(saved: Saved, report: Reporter) -> None:
-    width, height = saved.plan.as_dict()["size_px"]
+    width, height = saved.size_px
     click.echo(f"{saved.path}: {width} x {height} px, {show_nbytes(saved.bytes_written)} written")
     found = f", {saved.tiles_found} found from before" if saved.tiles_found else ""
     speed = show_speed(report.px_done, saved.seconds)

@@ -55,7 +55,7 @@ class Lines(Reporter):
         self._last = time.monotonic()
 
     def talk(self, what: str, done: int, total: int) -> None:
-        self._say(f"{what}: {done} of {total} sites")
+        self._say(f"{what}: {done} of {total}")
 
     def progress(self, progress: Progress) -> None:
         super().progress(progress)
@@ -94,7 +94,7 @@ class Bar(Reporter):
         self._rich.stop()
 
     def talk(self, what: str, done: int, total: int) -> None:
-        self._draw(what, done, total, "sites")
+        self._draw(what, done, total, "")
 
     def progress(self, progress: Progress) -> None:
         super().progress(progress)
