@@ -229,6 +229,10 @@ class Bundle:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    def nbytes(self, file: str) -> int:
+        """Of one of its files."""
+        return int(self.manifest["files"][file]["nbytes"])
+
     @property
     def weights_nbytes(self) -> int:
         return int(self.manifest["files"][self.manifest["weights"]]["nbytes"])

@@ -41,7 +41,6 @@ from widefield_kernels.windows import WindowGrid
 
 Array = NDArray[np.float32]
 MEASURED_CELLS = 64 * 64  # of the largest level whose sites are measured; level 1 always is
-SWEEP_HELD_NBYTES = 256 << 20
 SWEEP_BATCH = 8
 NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened: a cone has few, and masks cost 3 %
 
@@ -49,7 +48,8 @@ NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened:
 @dataclass(frozen=True, slots=True)
 class CascadeOptions:
     """`tile` is what the autoencoder computes at a time, in cells; `stride` how far windows are apart. `seed` is the
-    picture's. Measured summaries are kept in the folder `summaries`, where one is named."""
+    picture's. Measured summaries are kept in the folder `summaries`, where one is named; measuring one may hold
+    `held_nbytes` in memory."""
 
     seed: int = 0
     sampler: str | None = None
@@ -58,6 +58,13 @@ class CascadeOptions:
     batch: int = 1
     engine: EngineOptions = field(default_factory=EngineOptions)
     summaries: Path | None = None
+    held_nbytes: int = 256 << 20
+
+
+def measured_level(levels: Sequence[Level]) -> int:
+    """The deepest level whose sites are measured."""
+    small = [level.index for level in levels if level.area <= MEASURED_CELLS]
+    return max([min(1, len(levels) - 1), *small])
 
 
 class Cascade:
@@ -188,8 +195,7 @@ class Cascade:
     @property
     def measured_level(self) -> int:
         """The deepest level whose sites are measured."""
-        small = [level.index for level in self.levels if level.area <= MEASURED_CELLS]
-        return max([min(1, len(self.levels) - 1), *small])
+        return measured_level(self.levels)
 
     def summary(self, component: str, level: int) -> Summary:
         """A level's frozen sites: its own, or those of the deepest level that was measured."""
@@ -224,7 +230,7 @@ class Cascade:
         assert source is not None
         method = choose_method(component, level.height, level.width, "auto")
         engine = replace(self.options.engine, precision="f32")
-        options = SweepOptions(SWEEP_BATCH, SWEEP_HELD_NBYTES, Path(tempfile.gettempdir()), engine)
+        options = SweepOptions(SWEEP_BATCH, self.options.held_nbytes, Path(tempfile.gettempdir()), engine)
         return measure(self.bundle, component, source, method, options, seed=self.options.seed)
 
     def close(self) -> None:

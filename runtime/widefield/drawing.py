@@ -31,11 +31,14 @@ Talk = Callable[[str, int, int], None]
 
 
 class Drawing:
-    """The levels of a picture on disk, in `folder`. `memo_nbytes` is what may be kept of a level while it is made."""
+    """The levels of a picture on disk, in `folder`. `memo_nbytes` is what may be kept of a level while it is made,
+    `held_nbytes` what measuring a summary may hold."""
 
-    def __init__(self, generation: Generation, folder: Path, engine: EngineOptions, memo_nbytes: int) -> None:
+    def __init__(
+        self, generation: Generation, folder: Path, engine: EngineOptions, memo_nbytes: int = 0, held_nbytes: int = 0
+    ) -> None:
         self.generation, self.folder = generation, folder
-        self.engine, self.memo_nbytes = engine, memo_nbytes
+        self.engine, self.memo_nbytes, self.held_nbytes = engine, memo_nbytes, held_nbytes
         self._guide = cache(lambda: generation.guide(engine))
 
     def store(self, level: Level) -> LevelStore:
@@ -87,7 +90,7 @@ class Drawing:
 
     def cascade(self, stored: Mapping[int, Source]) -> Cascade:
         """The fields of every level, on top of those that are stored; the caller closes them."""
-        options = self.generation.cascade_options(self.engine, summaries=self.folder)
+        options = self.generation.cascade_options(self.engine, summaries=self.folder, held_nbytes=self.held_nbytes)
         return self.generation.cascade(Memo(self.memo_nbytes), options, stored, self._guide)
 
     def inherited_summary(self, stored: Mapping[int, Source]) -> Summary:

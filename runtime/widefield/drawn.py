@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield.cascade import Cascade
+from widefield.draw_plan import DrawPlan, plan_drawing
 from widefield.drawing import Drawing
 from widefield.errors import BadRequest
 from widefield.generation import DrawnLatents, Generation
@@ -68,13 +69,18 @@ class DrawnPicture(LazyPixels):
     ) -> NDArray[np.uint8]:
         return self.level(-1).read(region, progress=progress, cancelled=cancelled)
 
+    def draw_plan(self, *, lazily: bool = True) -> DrawPlan:
+        """What reads take, or drawing every level takes; raises OverBudget."""
+        return plan_drawing(self.generation, self.options, lazily=lazily)
+
     def cascade(self) -> Cascade:
         """The fields of all levels."""
         with self._lock:
             if self._cascade is None:
                 engine = self.options.engine_options(workers=self.options.cores)
-                options = self.generation.cascade_options(engine)
-                self._cascade = self.generation.cascade(Memo(self.options.memory_nbytes // 2), options)
+                plan = self.draw_plan()
+                options = self.generation.cascade_options(engine, held_nbytes=plan.held_nbytes)
+                self._cascade = self.generation.cascade(Memo(plan.memo_nbytes), options)
             return self._cascade
 
     def close(self) -> None:
@@ -155,7 +161,7 @@ class DrawnJob(DecodeJob):
         engine = options.engine_options(workers=options.cores)
 
         def opened() -> Any:
-            return Drawing(generation, folder, engine, 0).store(generation.levels[-1]).source()
+            return Drawing(generation, folder, engine).store(generation.levels[-1]).source()
 
         name = f"the latents in {folder}"
         return DrawnJob(generation.bundle, DrawnLatents(generation, engine, opened, name), generation, folder)
@@ -167,7 +173,12 @@ class DrawnJob(DecodeJob):
     def drawing(self, options: RunOptions) -> Drawing:
         """Its levels, to be made within the budget."""
         engine = options.engine_options(workers=options.cores)
-        return Drawing(self.generation, self.folder, engine, options.memory_nbytes // 2)
+        plan = plan_drawing(self.generation, options, lazily=False)
+        return Drawing(self.generation, self.folder, engine, plan.memo_nbytes, plan.held_nbytes)
+
+    def plan(self, options: RunOptions) -> Plan:
+        plan_drawing(self.generation, options, lazily=False)  # or it would be refused after the store is begun
+        return super().plan(options)
 
     def summary_request(self, options: RunOptions, plan: Plan) -> dict[str, str]:
         if options.summary != "auto":

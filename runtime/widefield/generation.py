@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield.bundle import Bundle
-from widefield.cascade import Cascade, CascadeOptions
+from widefield.cascade import Cascade, CascadeOptions, measured_level
 from widefield.denoise import Guide
 from widefield.encode import PictureSource
 from widefield.engine import EngineOptions
@@ -124,6 +124,11 @@ class Generation:
         strengths = _listed(self.defaults.strength if recipe.strength is None else recipe.strength)
         phases = _listed(recipe.phases) if recipe.phases is not None else (_first_phases(sizes[0], window, steps[0]), 1)
         return make_levels(sizes, schedule, steps=steps, strengths=strengths, phases=phases, guidance=self.guidance)
+
+    @property
+    def measured_levels(self) -> int:
+        """How many levels' sites are measured; deeper ones inherit."""
+        return measured_level(self.levels) + 1
 
     @property
     def sampler(self) -> str:

@@ -2,7 +2,7 @@
 
 denoiser     family       the diffusers class; `base`, what the checkpoint is of: "SDXL", "FLUX.1", ...
              weights      its safetensors file; `parameters`, how many; `dtype`, of the weights
-             windows      one graph for each shape: rows, columns (latents), file
+             windows      one graph for each shape: rows, columns (latents), file, live_nbytes (activations)
              inputs       names and shapes, "batch", "rows" and "columns" where they are; widefield_export.denoisers
                           describes them
              cell         latents a patch, per side; `place`, for each window the position that the pipeline uses,
@@ -48,6 +48,7 @@ class WindowGraph:
     columns: int
     file: str
     place: tuple[int, int] | None
+    live_nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,13 @@ def parse_parts(manifest: Mapping[str, Any]) -> Parts:
 def _denoiser(entry: Mapping[str, Any]) -> DenoiserPart:
     places = entry["place"] or [None] * len(entry["windows"])
     windows = tuple(
-        WindowGraph(int(w["rows"]), int(w["columns"]), str(w["file"]), None if p is None else (int(p[0]), int(p[1])))
+        WindowGraph(
+            int(w["rows"]),
+            int(w["columns"]),
+            str(w["file"]),
+            None if p is None else (int(p[0]), int(p[1])),
+            int(w.get("live_nbytes", 0)),
+        )
         for w, p in zip(entry["windows"], places, strict=True)
     )
     if not windows:

@@ -1,0 +1,141 @@
+"""What drawing a picture takes, before it starts: every buffer, and how much may be kept of what was computed.
+
+Two ways: for a full render each level is drawn by itself, with the decoder of the level below and its own encoder open;
+a lazy read may meet every level at once. Integers in, integers out; what decoding the last level takes is in plan.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from widefield.buffers import (
+    ACTIVATIONS,
+    MIB,
+    RUNTIME_NBYTES,
+    WEIGHTS,
+    WORKER_NBYTES,
+    Buffer,
+    PlanRequest,
+    Setting,
+    measure_buffers,
+)
+from widefield.bundle import Component
+from widefield.cascade import CascadeOptions
+from widefield.errors import OverBudget
+from widefield.level_store import CHUNK, SHARD
+from widefield.options import RunOptions
+from widefield.plan import choose_method
+from widefield.sampling import default_cells
+from widefield.windowed import BLOCK
+
+if TYPE_CHECKING:
+    from widefield.generation import Generation
+
+LEAST_MEMO_NBYTES = 16 * MIB
+MOST_MEMO_NBYTES = 1 << 30  # of a full render: a shard and its neighbours are far less
+SHARD_COPIES = 4  # the values, zarr's shard, what it encodes to, and what is written
+PIXEL_COPIES = 4  # of what an encoder reads: the parent's part, two steps of enlarging it, the tile
+
+
+@dataclass(frozen=True, slots=True)
+class DrawPlan:
+    """`memo_nbytes` may be kept; `held_nbytes` is for a sweep's values in memory."""
+
+    buffers: tuple[Buffer, ...]
+    memo_nbytes: int
+    held_nbytes: int
+    memory_nbytes: int
+
+    @property
+    def peak_nbytes(self) -> int:
+        return sum(b.nbytes for b in self.buffers if b.place == "host")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "memory_nbytes": self.memory_nbytes,
+            "peak_host_nbytes": self.peak_nbytes,
+            "buffers": [{"name": b.name, "place": b.place, "nbytes": b.nbytes} for b in self.buffers],
+        }
+
+
+def plan_drawing(generation: Generation, options: RunOptions, *, lazily: bool) -> DrawPlan:
+    """For a lazy reader, or for a full render. OverBudget with the smallest budget that would do."""
+    engine = options.engine_options(workers=options.cores)
+    fixed = [*_engines(generation, engine.backend, options.cores, lazily=lazily), *_working(generation, options)]
+    sweep, held = _sweep(generation, options)
+    fixed += sweep
+    needed = sum(buffer.nbytes for buffer in fixed)
+    rest = options.memory_nbytes - needed
+    if rest < LEAST_MEMO_NBYTES:
+        need = -(-(needed + LEAST_MEMO_NBYTES) // MIB)
+        largest = max(fixed, key=lambda buffer: buffer.nbytes)
+        raise OverBudget(
+            f"the budget is {options.memory_nbytes // MIB} MiB, drawing needs {need} MiB (largest buffer "
+            f"{largest.name}, {-(-largest.nbytes // MIB)} MiB); raise --memory to {need}MiB",
+            smallest_nbytes=need * MIB,
+        )
+    memo = min(rest, MOST_MEMO_NBYTES)
+    return DrawPlan((*fixed, Buffer("windows and tiles kept", "host", "both", memo)), memo, held, options.memory_nbytes)
+
+
+def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool) -> list[Buffer]:
+    """Runtimes and weights. Text encoders are closed again before anything else is opened."""
+    bundle = generation.bundle
+    runtime = RUNTIME_NBYTES["ort"] + WORKER_NBYTES["ort"] * workers
+    if backend != "ort":
+        runtime += RUNTIME_NBYTES[backend] + WORKER_NBYTES[backend] * workers
+    sets = 1 + generation.measured_levels if lazily else 1
+    denoiser = int(4 * generation.part.parameters * WEIGHTS[backend])
+    text = bundle.parts.text
+    prompt = max((bundle.nbytes(e.weights) for e in text.encoders), default=0) if text else 0
+    return [
+        Buffer("engine runtimes", "host", "both", runtime),
+        Buffer("autoencoder's weights", "host", "both", int(bundle.weights_nbytes * WEIGHTS[backend]) * sets),
+        Buffer("denoiser's weights, or a text encoder's", "host", "both", max(denoiser, 3 * prompt)),
+    ]
+
+
+def _working(generation: Generation, options: RunOptions) -> list[Buffer]:
+    """What computing windows, tiles and a shard takes."""
+    bundle, workers = generation.bundle, options.cores
+    factor = ACTIVATIONS[options.engine_options().backend]
+    decoder, encoder, tile = bundle.decoder, bundle.encoder, CascadeOptions().tile
+    coders = sum(_peak(component, tile) for component in (decoder, encoder))
+    channels, window = decoder.input_channels, generation.window.rows * generation.window.columns
+    px = decoder.output_scale**2
+    reach = (tile[0] + 2 * encoder.margin_cells) * (tile[1] + 2 * encoder.margin_cells)
+    tiles = 4 * (decoder.output_channels * px * (2 * tile[0] * tile[1] + PIXEL_COPIES * reach))
+    windows = 4 * channels * window * ((BLOCK + 1) ** 2 + 8) * len(generation.levels)
+    return [
+        Buffer("denoiser's activations", "host", "both", int(generation.window.live_nbytes * factor) * workers),
+        Buffer("autoencoder's activations", "host", "both", int(coders * factor) * workers),
+        Buffer("tiles on their way", "host", "both", tiles * workers * 2),
+        Buffer("windows on their way", "host", "both", windows),
+        Buffer("a shard of latents", "host", "both", 4 * channels * (SHARD + CHUNK) ** 2 * SHARD_COPIES),
+    ]
+
+
+def _peak(component: Component, tile: tuple[int, int]) -> int:
+    return max((graph.peak_nbytes(1, *tile) for graph in component.border), default=0)
+
+
+def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], int]:
+    """(the largest sweep's buffers, bytes it may hold in memory)."""
+    found: list[tuple[int, list[Buffer], int]] = []
+    for index in range(generation.measured_levels):
+        level = generation.levels[index]
+        for component in (generation.bundle.decoder, generation.bundle.encoder):
+            method = choose_method(component, level.height, level.width, "auto")
+            request = PlanRequest(options.memory_nbytes // 4, workers=options.cores, cores=options.cores, backend="ort")
+            cells = default_cells(level.height, level.width)
+            tile = min(32, level.height), min(32, level.width)
+            setting = Setting(
+                generation.bundle, component, level.height, level.width, request, tile, options.cores, 1, False,
+                method, cells,
+            )  # fmt: skip
+            _, held, buffers = measure_buffers(setting, [])
+            host = [replace(b, name=f"{b.name} ({component.name})") for b in buffers if b.place == "host" and b.nbytes]
+            found.append((sum(b.nbytes for b in host), host, held))
+    _, buffers, _ = max(found, key=lambda entry: entry[0], default=(0, [], 0))
+    return buffers, max((held for _, _, held in found), default=0)
