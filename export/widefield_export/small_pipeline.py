@@ -62,12 +62,12 @@ def autoencoder_losses(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_denoiser(latent_channels: int, channels: tuple[int, ...] = (64, 96, 128)) -> Any:
-    """A fresh UNet2DConditionModel for windows of 32 x 32 latents; attention in heads of 32 below the finest level."""
+    """A fresh UNet2DConditionModel for windows of 16 x 16 latents; attention in heads of 32 below the finest level."""
     from diffusers import UNet2DConditionModel
 
     levels = len(channels) - 1
     return UNet2DConditionModel(
-        sample_size=32,
+        sample_size=16,
         in_channels=latent_channels,
         out_channels=latent_channels,
         layers_per_block=1,

@@ -1,11 +1,12 @@
 """Train the small pipeline's text encoder and denoiser as a rectified flow over latents of procedural worlds.
 
     x_t = (1 - t) x + t n,   loss = mean (f(x_t, 1000 t, caption) - (n - x))^2
-    x = latents * scaling_factor, n normal, t = sigmoid(normal), or uniform for one picture in four
+    x = latents * scaling_factor, n normal, t = sigmoid(normal + 0.4), or uniform for one picture in four,
+    and 0.65 t for two close views in three
 
-The times cover every strength at which a cascade's levels start. One caption in ten is empty, for guidance. Latents are
-made once, as the pool grows: one picture a step until it is full, then one replaces the oldest every few steps.
-Most batches are of 16 x 16 latents cut from the pool's 32 x 32, the rest of whole ones, which cost four times as much.
+Close views are what a cascade's deeper levels see, which start from a strength and not from noise; large forms are
+learnt from wide views. One caption in ten is empty, for guidance. Latents are made once, as the pool grows: one picture
+a step until it is full, then one replaces the oldest every few steps.
 
     python -m widefield_export.train_flow --autoencoder FOLDER/vae --out FOLDER --minutes 120 --seed 0 [--resume]
 """
@@ -30,6 +31,7 @@ from widefield_export.worlds.pictures import CAPTIONS, draw_picture
 
 MODULE = "widefield_export.train_flow"
 UNSEEN = 1_000_003  # added to the seed of pictures that training never draws
+CLOSE_M = 64.0  # metres per pixel below which a view is close
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,11 @@ class FlowOptions(RunOptions):
     save_every_minutes: float = 8.0
     channels: tuple[int, ...] = (64, 96, 128)
     sheet: Path | None = None  # a PNG of samples
-    pool: int = 8192
-    first: int = 256  # pictures in the pool before the first step
+    pool: int = 16384
+    first: int = 1500  # pictures in the pool before the first step
     new_every: int = 4  # steps from one new picture to the next, once the pool is full
-    side_px: int = 256
+    side_px: int = 128
     batch: int = 32
-    whole_odds: float = 0.2
     blank_odds: float = 0.1
     checks: int = 64
 
@@ -61,8 +62,18 @@ def load_autoencoder(folder: Path) -> Any:
     return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
 
 
+def plain_attention() -> Any:
+    """Attention as two matrix products: in bfloat16 torch's fused one is a quarter of a step on a CPU without AMX."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    return AttnProcessor()
+
+
 class Pool:
-    """Latents (n, c, side / 8, side / 8) in half precision and tokens (n, CAPTIONS, length) of the newest pictures."""
+    """Of the newest pictures: latents (n, c, side / 8, side / 8) in float16, tokens (n, CAPTIONS, length), scales (n,).
+
+    Scales are in metres per pixel.
+    """
 
     def __init__(self, options: FlowOptions, autoencoder: Any, tokenizer: Any, seed: int, size: int) -> None:
         self.seed, self.side, self.device = seed, options.side_px, options.device
@@ -70,6 +81,7 @@ class Pool:
         cells = options.side_px // 8
         self.latents = torch.zeros(size, autoencoder.config.latent_channels, cells, cells, dtype=torch.float16)
         self.tokens = torch.zeros(size, CAPTIONS, tokenizer.model_max_length, dtype=torch.int16)
+        self.scales = torch.zeros(size)
 
     @property
     def filled(self) -> int:
@@ -84,7 +96,20 @@ class Pool:
         place = self.drawn % len(self.latents)
         self.latents[place] = latents[0].half().cpu()
         self.tokens[place] = tokens_of(self.tokenizer, list(drawn.captions))
+        self.scales[place] = drawn.metres_per_px
         self.drawn += 1
+
+    def state(self) -> dict[str, Any]:
+        """What there is of pictures, to go on with."""
+        filled = self.filled
+        arrays = {name: getattr(self, name)[:filled].clone() for name in ("latents", "tokens", "scales")}
+        return {"drawn": self.drawn, **arrays}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave."""
+        self.drawn = state["drawn"]
+        for name in ("latents", "tokens", "scales"):
+            getattr(self, name)[: len(state[name])] = state[name]
 
 
 def tokens_of(tokenizer: Any, captions: list[str]) -> Tensor:
@@ -93,11 +118,23 @@ def tokens_of(tokenizer: Any, captions: list[str]) -> Tensor:
     return ids.to(torch.int16)
 
 
+def draw_times(scales: Tensor) -> Tensor:
+    """Times for pictures of these scales, as at the head of this file, (n,) in [0, 1)."""
+    count = len(scales)
+    times = torch.where(torch.rand(count) < 0.25, torch.rand(count), (torch.randn(count) + 0.4).sigmoid())
+    late = (scales < CLOSE_M) & (torch.rand(count) < 2 / 3)
+    return torch.where(late, 0.65 * times, times)
+
+
 def flow_loss(denoiser: Any, latents: Tensor, context: Tensor, times: Tensor, noise: Tensor) -> Tensor:
-    """The loss at the head of this file; times (n,), the rest (n, c, h, w), context (n, length, width)."""
+    """The loss at the head of this file; times (n,), the rest (n, c, h, w), context (n, length, width).
+
+    The denoiser computes in bfloat16 where autocast does; its weights and the loss are float32.
+    """
     t = times[:, None, None, None]
-    velocity = denoiser((1 - t) * latents + t * noise, 1000 * times, context).sample
-    error: Tensor = velocity - (noise - latents)
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        velocity = denoiser((1 - t) * latents + t * noise, 1000 * times, context).sample
+    error: Tensor = velocity.float() - (noise - latents)
     return error.pow(2).mean()
 
 
@@ -111,45 +148,33 @@ class FlowRun(Run):
         kept = options.out / "pipeline" / "tokenizer"  # words may have been added since; its tokens may not move
         self.tokenizer = load_tokenizer(kept) if options.resume else build_tokenizer(sample_captions(0, 2000))
         denoiser = build_denoiser(self.autoencoder.config.latent_channels, options.channels)
+        denoiser.set_attn_processor(plain_attention())
         parts = {"denoiser": denoiser, "text": build_text_encoder(self.tokenizer)}
         super().__init__(options, torch.nn.ModuleDict(parts), MODULE)
         self.blank = tokens_of(self.tokenizer, [""])[0]
         self.pool = Pool(options, self.autoencoder, self.tokenizer, options.seed, options.pool)
         if options.resume:
-            state = self.restore()
-            self.pool.drawn = state["drawn"]
-            self.pool.latents[: len(state["latents"])] = state["latents"]
-            self.pool.tokens[: len(state["tokens"])] = state["tokens"]
+            self.pool.restore(self.restore()["pool"])
         while self.pool.drawn < options.first:
             self.pool.grow()
         self.unseen = Pool(options, self.autoencoder, self.tokenizer, options.seed + UNSEEN, options.checks)
         for _ in range(options.checks):
             self.unseen.grow()
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Latents, whole or a quarter of them, and tokens, now and then of the empty caption."""
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, tokens, now and then of the empty caption, and times."""
         options, pool = self.given, self.pool
-        cells = options.side_px // 8
-        whole = float(torch.rand(())) < options.whole_odds
-        count, side = (options.batch // 4, cells) if whole else (options.batch, cells // 2)
-        which = torch.randint(pool.filled, (count,))
-        y, x = (torch.randint(cells - side + 1, (count,)) for _ in range(2))
-        latents = torch.stack(
-            [pool.latents[k, :, a : a + side, b : b + side] for k, a, b in zip(which, y, x, strict=True)]
-        )
-        tokens = pool.tokens[which, torch.randint(CAPTIONS, (count,))]
-        tokens[torch.rand(count) < options.blank_odds] = self.blank
-        latents = latents.float().to(options.device).contiguous(memory_format=torch.channels_last)
-        return latents, tokens.long().to(options.device)
+        which = torch.randint(pool.filled, (options.batch,))
+        tokens = pool.tokens[which, torch.randint(CAPTIONS, (options.batch,))]
+        tokens[torch.rand(options.batch) < options.blank_odds] = self.blank
+        latents = pool.latents[which].float().to(options.device).contiguous(memory_format=torch.channels_last)
+        return latents, tokens.long().to(options.device), draw_times(pool.scales[which]).to(options.device)
 
     def train_step(self) -> None:
         """One batch; a new picture while the pool is not full, later now and then."""
         if self.pool.drawn < len(self.pool.latents) or self.step % self.given.new_every == 0:
             self.pool.grow()
-        latents, tokens = self.batch()
-        times = torch.where(
-            torch.rand(len(latents)) < 0.25, torch.rand(len(latents)), torch.randn(len(latents)).sigmoid()
-        ).to(latents.device)
+        latents, tokens, times = self.batch()
         parts: Any = self.model
         context = parts["text"](tokens).last_hidden_state
         self.descend(flow_loss(parts["denoiser"], latents, context, times, torch.randn_like(latents)))
@@ -189,9 +214,7 @@ class FlowRun(Run):
         }
 
     def state(self) -> dict[str, Any]:
-        filled = self.pool.filled
-        pool = {"latents": self.pool.latents[:filled].clone(), "tokens": self.pool.tokens[:filled].clone()}
-        return {**super().state(), **pool, "drawn": self.pool.drawn}
+        return {**super().state(), "pool": self.pool.state()}
 
 
 def parse(argv: list[str] | None = None) -> FlowOptions:
@@ -199,7 +222,7 @@ def parse(argv: list[str] | None = None) -> FlowOptions:
     defaults = FlowOptions(Path())
     parser = run_parser(MODULE, __doc__, defaults)
     parser.add_argument("--autoencoder", type=Path, required=True, help="the autoencoder's folder")
-    parser.add_argument("--batch", type=int, default=defaults.batch, help="16 x 16 latents a step (%(default)s)")
+    parser.add_argument("--batch", type=int, default=defaults.batch, help="pictures a step (%(default)s)")
     parser.add_argument("--pool", type=int, default=defaults.pool, help="pictures kept (%(default)s)")
     parser.add_argument("--sheet", type=Path, help="PNG of samples")
     return FlowOptions(**vars(parser.parse_args(argv)))

@@ -12,10 +12,13 @@ import copy
 import json
 import platform
 import shlex
+import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,6 +96,20 @@ def cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+@contextmanager
+def on_signals(act: Callable[[], None]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM call `act`, also where a shell started the process with them ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: act()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Run(ABC):
     """Modules, their averages, an optimiser and the clocks; saves and restores all of them."""
 
@@ -102,7 +119,9 @@ class Run(ABC):
         self.options = options
         self.model = model.to(options.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0, fused=True
+        )
         self.step, self.seconds, self.loss = 0, 0.0, 0.0
         self.commands = [shlex.join(["python", "-m", module, *sys.argv[1:]])]
         self.history: list[dict[str, float]] = []
@@ -136,9 +155,18 @@ class Run(ABC):
         """Write what the run makes, and give what its card should say."""
 
     def run(self) -> None:
-        """Train until the run's length is reached; log every 50 steps, save every few minutes and at the end."""
+        """Train until the run's length is reached; log every 50 steps, save every few minutes and at the end.
+
+        SIGINT and SIGTERM end it after the current step, saved.
+        """
         started, before, saved = time.perf_counter(), self.seconds, self.seconds
-        while self.progress() < 1:
+        asked = threading.Event()
+        with on_signals(asked.set):
+            self._train(asked, started, before, saved)
+        self.save()
+
+    def _train(self, asked: threading.Event, started: float, before: float, saved: float) -> None:
+        while self.progress() < 1 and not asked.is_set():
             self.train_step()
             self.seconds = before + time.perf_counter() - started
             if self.step % 50 == 0:
@@ -146,7 +174,6 @@ class Run(ABC):
             if self.seconds - saved > 60 * self.options.save_every_minutes and self.progress() < 1:
                 self.save()
                 saved = self.seconds = before + time.perf_counter() - started
-        self.save()
 
     def save(self) -> None:
         """The results, their card, then the state; each file appears whole, the state last."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def tiny_flow(out, vae, **changes):
     """A run of the denoiser that takes a second or two."""
     settings = {
         "steps": 2, "autoencoder": vae, "channels": (32, 32), "pool": 5, "first": 3, "new_every": 2, "side_px": 64,
-        "batch": 4, "checks": 2, "whole_odds": 0.5,
+        "batch": 4, "checks": 2,
     }  # fmt: skip
     return FlowOptions(out=out, **(settings | changes))
 
@@ -154,6 +155,30 @@ def test_a_flow_of_a_perfect_denoiser_loses_nothing_and_time_runs_from_picture_t
     torch.testing.assert_close(seen["x"][1], 0.75 * latents[1] + 0.25 * noise[1])
     torch.testing.assert_close(seen["x"][2], noise[2])
     assert seen["t"].tolist() == [0, 250, 1000]
+
+
+def test_close_views_are_mostly_trained_from_a_strength_and_wide_ones_from_noise():
+    torch.manual_seed(0)
+    near, far = (train_flow.draw_times(torch.full((4000,), scale)) for scale in (2.0, 64.0))
+    assert all(t.min() >= 0 and t.max() < 1 for t in (near, far))
+    assert (near < 0.65).float().mean() > 0.8 and (far > 0.65).float().mean() > 0.35
+    assert [(t < 0.05).any().item() and (t > 0.95).any().item() for t in (near, far)] == [True, True]
+
+
+def test_a_run_that_is_told_to_stop_saves_first(tmp_path, small_vae):
+    run = FlowRun(tiny_flow(tmp_path, small_vae, steps=50))
+    step = run.train_step
+
+    def told():
+        step()
+        signal.raise_signal(signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    run.train_step = told
+    run.run()
+    card = json.loads((tmp_path / "training.json").read_text())
+    assert (card["steps"], card["finished"]) == (1, False) and (tmp_path / "state.pt").exists()
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_the_rate_warms_up_holds_and_cools():

@@ -16,8 +16,8 @@ from widefield_export.worlds.heights import HEIGHT, RIVER, land
 from widefield_export.worlds.pyramid import Span
 from widefield_export.worlds.world import Sky, World
 
-SCALES_M = tuple(2.0**k for k in range(1, 12))
-SCALE_ODDS = tuple(w / 10.4 for w in (0.6, 0.6, 0.7, 0.8, 1.0, 1.0, 1.1, 1.2, 1.3, 1.2, 0.9))
+SCALES_M = tuple(2.0**k for k in range(1, 13))
+SCALE_ODDS = tuple(w / 10.4 for w in (0.4, 0.4, 0.5, 0.6, 0.7, 0.9, 1.0, 1.2, 1.4, 1.4, 1.2, 0.7))
 LIGHTS = ("dawn", "day", "dusk", "night")
 LIGHT_ODDS = (0.2, 0.45, 0.17, 0.18)
 CLOUDS = ("clear", "scattered", "cloudy")
