@@ -36,6 +36,10 @@ from widefield.errors import BadRequest
     "--autoencoder", type=arguments.PATH, section="Generation", metavar="CHECKPOINT",
     help="Another checkpoint to take the autoencoder from.",
 )  # fmt: skip
+@arguments.option(
+    "--weights", default="float32", section="Files", metavar="PRECISION",
+    help="What weights are stored in: float32, or float16, half the size; computed in float32.",
+)  # fmt: skip
 @arguments.option("--autoencoder-only", is_flag=True, section="Generation", help="Decode and encode only.")
 @arguments.as_json
 @arguments.quiet
@@ -47,6 +51,7 @@ def export(
     sampler: str | None,
     text: Path | None,
     autoencoder: Path | None,
+    weights: str,
     autoencoder_only: bool,
     as_json: bool,
     quiet: bool,
@@ -64,19 +69,23 @@ def export(
     """
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns of what every checkpoint has
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    asked = {"windows": windows, "sampler": sampler, "text": text}
+    asked = {"windows": windows, "sampler": sampler, "text": text, "weights": weights}
     manifest = export_bundle(
         checkpoint, out, overwrite=overwrite, autoencoder=autoencoder, autoencoder_only=autoencoder_only, asked=asked
     )
     nbytes = sum(entry["nbytes"] for entry in manifest["files"].values())
     if as_json:
         about = {key: manifest[key] for key in ("name", "family", "scale", "latent_channels", "created")}
-        about |= {"base": manifest.get("denoiser", {}).get("base"), "text": "text" in manifest}
+        about |= {
+            "weights": manifest["dtype"],
+            "base": manifest.get("denoiser", {}).get("base"),
+            "text": "text" in manifest,
+        }
         print_json({"path": str(out), **about, "files": len(manifest["files"]), "files_nbytes": nbytes})
     elif not quiet:
         click.echo(
             f"{out}: {manifest['family']}, {manifest['scale']} px a latent, {manifest['latent_channels']} channels, "
-            f"{show_nbytes(nbytes)}"
+            f"weights in {manifest['dtype']}, {show_nbytes(nbytes)}"
         )
         _tell_generation(manifest)
 
@@ -133,7 +142,9 @@ def export_bundle(
             parts = write_parts(whole, work, options)
             source |= hashes(whole.files, checkpoint, known=source)
         vae = None if loaded is None else loaded.vae
-        manifest = build_bundle(vae, work, name=checkpoint.absolute().stem, source=source, parts=parts)
+        manifest = build_bundle(
+            vae, work, name=checkpoint.absolute().stem, source=source, parts=parts, weights=options.weights
+        )
         work.chmod(0o755)
         for file in work.iterdir():
             file.chmod(0o644)  # safetensors hides what it writes from everybody else
@@ -147,11 +158,18 @@ def export_bundle(
 
 
 def build_bundle(
-    vae: Any, folder: Path, *, name: str, source: dict[str, str], parts: Mapping[str, Any] | None = None
+    vae: Any,
+    folder: Path,
+    *,
+    name: str,
+    source: dict[str, str],
+    parts: Mapping[str, Any] | None = None,
+    weights: str = "float32",
 ) -> dict[str, Any]:
     """Localise both directions of a diffusers autoencoder and write them into `folder`, where `parts` may be already.
 
-    Without an autoencoder the bundle has no components; `parts` then tell its family and scale.
+    Without an autoencoder the bundle has no components; `parts` then tell its family and scale. With `weights`
+    "float16" the autoencoder is rounded first, in place, so that what is rewritten is made of what is stored.
     """
     import diffusers
     import torch
@@ -159,9 +177,12 @@ def build_bundle(
     import widefield
     from widefield_export.bases import NAMED
     from widefield_export.families import latent_channels, localise, scale_factor
+    from widefield_export.weights import FLOAT16, round_to_half
     from widefield_export.write_bundle import write_bundle
 
     parts = parts or {}
+    if vae is not None and weights == FLOAT16:
+        round_to_half(vae)
     if vae is None:
         denoiser = parts["denoiser"]
         about = {
@@ -183,4 +204,4 @@ def build_bundle(
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }
-    return write_bundle(folder, programs, {**about, "created": created, "source": source, **parts})
+    return write_bundle(folder, programs, {**about, "created": created, "source": source, **parts}, weights)

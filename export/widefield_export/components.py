@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from widefield.errors import BadCheckpoint
@@ -19,7 +20,7 @@ from widefield.sources import first_line
 from widefield_export.checkpoint import read_json, some, weight_files
 from widefield_export.configs.header import FLOATS, Stored, read_header
 from widefield_export.empty import build
-from widefield_export.weights import Place, Source, mapped, write_weights
+from widefield_export.weights import DTYPES, FLOAT32, Place, Source, mapped, write_weights
 
 TEXT_CLASSES = (
     "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model", "GemmaModel",
@@ -37,10 +38,17 @@ class Part:
     sources: Mapping[str, Source]
     files: tuple[Path, ...]
 
-    def settle(self, path: Path) -> dict[str, Place]:
-        """Write the weights to `path` and map them into the module, which then evaluates without gradients."""
-        places = write_weights(path, self.sources)
-        self.model.load_state_dict(mapped(path), strict=False, assign=True)
+    def settle(self, path: Path, dtype: str = FLOAT32) -> dict[str, Place]:
+        """Write the weights to `path` in `dtype`; the module then evaluates without gradients.
+
+        It holds them, mapped into memory, where they are float32. Of weights stored in half precision it has only the
+        shapes, in memory that nobody has read or written: enough to trace it.
+        """
+        places = write_weights(path, self.sources, DTYPES[dtype])
+        held = mapped(path)
+        if dtype != FLOAT32:
+            held = {name: torch.empty(tensor.shape) for name, tensor in held.items()}
+        self.model.load_state_dict(held, strict=False, assign=True)
         twins = tied_names(self.model)
         if twins:
             self.model.tie_weights()

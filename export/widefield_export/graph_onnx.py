@@ -1,8 +1,8 @@
 """A torch module with fixed shapes but for its batch, to one ONNX file whose weights stay in a safetensors file.
 
 torch.export traces it, torch.onnx translates it, onnxscript folds what is constant. Weights keep their names and are
-never read: an initialiser called as one of `places` points there instead. What a module computes from shapes alone
-(sinusoids, masks) is in the ONNX file itself.
+never read: an initialiser called as one of `places` points there instead, and is cast where it is stored in half
+precision. What a module computes from shapes alone (sinusoids, masks) is in the ONNX file itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from widefield_export.liveness import live_nbytes
 from widefield_export.to_onnx import IR_VERSION, OPSET
-from widefield_export.weights import Place
+from widefield_export.weights import Place, is_half
 
 BATCH = "batch"
 _LARGEST_BATCH = 63
@@ -36,6 +37,14 @@ class Port:
     def example(self, batch: int) -> Tensor:
         """Zeros of that shape."""
         return torch.zeros([batch if axis == BATCH else int(axis) for axis in self.shape])
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A graph's outputs, and how many bytes of activations one of a batch has alive together."""
+
+    outputs: tuple[Port, ...]
+    live_nbytes: int
 
 
 class _Call(nn.Module):
@@ -59,8 +68,8 @@ def write_graph(
     places: Mapping[str, Place],
     weights: str,
     prefix: str,
-) -> tuple[Port, ...]:
-    """Write `module` to `path`; returns its outputs. `forward` takes the inputs in their order and gives a tuple.
+) -> Written:
+    """Write `module` to `path`. `forward` takes the inputs in their order and gives a tuple.
 
     `places` are the weights by their names within the module's attribute `prefix`, in the file `weights` beside it.
     """
@@ -72,6 +81,7 @@ def write_graph(
     with torch.no_grad(), _quiet():
         exported = torch.export.export(_Call(module), examples, dynamic_shapes=(dynamic,), strict=False)
         shapes = [tuple(result.meta["val"].shape) for result in _results(exported)]
+        live = live_nbytes(exported, 2)
         program = torch.onnx.export(
             exported,
             dynamo=True,
@@ -88,15 +98,36 @@ def write_graph(
             if name in stored:
                 value.const_value = None  # keeps the folder's hands off
         _fold(model)
-    for name, value in model.graph.initializers.items():
+    for name, value in list(model.graph.initializers.items()):
         if name in stored:
             offset, length = stored[name]
+            half = is_half(value.shape.numpy(), stored[name])
             value.const_value = ir.ExternalTensor(
-                weights, offset, length, dtype=value.dtype, shape=value.shape, name=name, base_dir=path.parent
+                weights,
+                offset,
+                length,
+                dtype=ir.DataType.FLOAT16 if half else value.dtype,
+                shape=value.shape,
+                name=name,
+                base_dir=path.parent,
             )
+            if half:
+                _cast(model.graph, value)
     _strip(model)
     ir.save(model, path)
-    return tuple(Port(name, (BATCH, *map(int, shape[1:]))) for name, shape in zip(outputs, shapes, strict=True))
+    ports = tuple(Port(name, (BATCH, *map(int, shape[1:]))) for name, shape in zip(outputs, shapes, strict=True))
+    return Written(ports, live)
+
+
+def _cast(graph: Any, weight: Any) -> None:
+    """Make float32 of a weight in half precision, before anything that reads it."""
+    import onnx_ir as ir
+
+    made = ir.Value(name=f"{weight.name}.float32", shape=weight.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    weight.type = ir.TensorType(ir.DataType.FLOAT16)
+    ir.convenience.replace_all_uses_with(weight, made)
+    node = ir.Node("", "Cast", [weight], [ir.AttrInt64("to", ir.DataType.FLOAT)], outputs=[made])
+    graph.insert_before(graph[0], node)
 
 
 def _results(exported: Any) -> list[Any]:
@@ -136,6 +167,9 @@ def _strip(model: Any) -> None:
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
+        for value in (*node.inputs, *node.outputs):
+            if value is not None:
+                value.metadata_props.clear()
     for function in model.functions.values():
         function.metadata_props.clear()
 

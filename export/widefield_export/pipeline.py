@@ -7,7 +7,7 @@ schedules.safetensors                                 tables of samplers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from widefield_export.whole import Checkpoint, PipelineOptions
 def write_parts(checkpoint: Checkpoint, folder: Path, options: PipelineOptions) -> dict[str, Any]:
     """Write everything that generates into `folder`; returns the manifest's keys for it (widefield.parts)."""
     rule = rule_of(checkpoint.base.name)
-    text, tokens = _write_text(checkpoint, rule, folder)
+    text, tokens = _write_text(checkpoint, rule, folder, options.weights)
     part = checkpoint.denoiser
     checkpoint.files.extend(part.files)
-    entry, windows = _write_denoiser(checkpoint.base, part, folder, options.windows, tokens)
+    entry, windows = _write_denoiser(checkpoint.base, part, folder, options, tokens)
     if text is not None:
         _check_widths(text, entry["inputs"])
     cell = entry["cell"]
@@ -48,46 +48,50 @@ def write_parts(checkpoint: Checkpoint, folder: Path, options: PipelineOptions) 
         chosen=options.sampler,
         counts=options.counts,
     )
-    defaults = defaults_of(checkpoint.base, part.model.config, checkpoint.scheduler)
+    defaults = defaults_of(checkpoint.base, part.model.config, checkpoint.scheduler) | dict(checkpoint.advice)
     parts = {"denoiser": entry, "schedulers": schedulers, "defaults": {"sampler": schedulers["default"], **defaults}}
     return parts if text is None else {**parts, "text": text}
 
 
 def _write_denoiser(
-    base: Base, part: Part, folder: Path, windows: Sequence[Window], tokens: int
+    base: Base, part: Part, folder: Path, options: PipelineOptions, tokens: int
 ) -> tuple[dict[str, Any], tuple[Window, ...]]:
     weights = "denoiser.safetensors"
-    windows = tuple(windows) or (native_window(part.model),)
+    windows = options.windows or (native_window(part.model),)
     for window in windows:
         denoiser(part.model, window, tokens)  # refuses before weights are written
-    places = part.settle(folder / weights)
+    places = part.settle(folder / weights, options.weights)
     graphs, made = [], None
     spots = []
     for window in windows:
         made = denoiser(part.model, window, tokens)
         file = f"denoiser.{window}.onnx"
-        write_graph(made.module, made.inputs, (OUTPUT,), folder / file, places=places, weights=weights, prefix="model")
-        graphs.append({"rows": window.rows, "columns": window.columns, "file": file})
+        written = write_graph(
+            made.module, made.inputs, (OUTPUT,), folder / file, places=places, weights=weights, prefix="model"
+        )
+        graphs.append(
+            {"rows": window.rows, "columns": window.columns, "file": file, "live_nbytes": written.live_nbytes}
+        )
         spots.append(made.place)
     assert made is not None
     inputs: dict[str, Any] = {port.name: list(port.shape) for port in made.inputs}
     inputs["latent"] = [*inputs["latent"][:2], "rows", "columns"]
     entry = {
-        "family": base.family, "base": base.name, "weights": weights, "dtype": "float32", "parameters": part.parameters,
-        "cell": made.cell, "place": None if spots[0] is None else spots, "places": made.places, "windows": graphs,
-        "inputs": inputs, "output": OUTPUT,
+        "family": base.family, "base": base.name, "weights": weights, "dtype": options.weights,
+        "parameters": part.parameters, "cell": made.cell, "place": None if spots[0] is None else spots,
+        "places": made.places, "windows": graphs, "inputs": inputs, "output": OUTPUT,
     }  # fmt: skip
     return entry, windows
 
 
-def _write_text(checkpoint: Checkpoint, rule: Rule, folder: Path) -> tuple[dict[str, Any] | None, int]:
+def _write_text(checkpoint: Checkpoint, rule: Rule, folder: Path, dtype: str) -> tuple[dict[str, Any] | None, int]:
     """(the manifest's `text`, tokens that the denoiser gets): None where the checkpoint has no text encoders."""
     if not checkpoint.encoders:
         return None, checkpoint.base.tokens
     entries: dict[str, dict[str, Any]] = {}
     for role in rule.roles:
         if role.name in checkpoint.encoders:
-            entries[role.name] = _write_encoder(checkpoint, role, folder)
+            entries[role.name] = _write_encoder(checkpoint, role, folder, dtype)
     blocks, tokens = [], []
     for names in rule.blocks:
         there = [name for name in names if name in entries]
@@ -127,7 +131,7 @@ def _text_width(config: Any) -> int:
     return int(config["caption_channels"])
 
 
-def _write_encoder(checkpoint: Checkpoint, role: Role, folder: Path) -> dict[str, Any]:
+def _write_encoder(checkpoint: Checkpoint, role: Role, folder: Path, dtype: str) -> dict[str, Any]:
     tokenizer = load_tokenizer(checkpoint.tokenizers[role.name])
     checkpoint.files.extend(sorted(p for p in checkpoint.tokenizers[role.name].iterdir() if p.is_file()))
     part = checkpoint.encoders[role.name]()
@@ -135,12 +139,12 @@ def _write_encoder(checkpoint: Checkpoint, role: Role, folder: Path) -> dict[str
     files = {
         "file": f"{role.name}.onnx", "weights": f"{role.name}.safetensors", "tokenizer": f"{role.name}.tokenizer.json",
     }  # fmt: skip
-    places = part.settle(folder / files["weights"])
+    places = part.settle(folder / files["weights"], dtype)
     length, _ = lengths(role, tokenizer)
     module = TextEncoder(part.model, role).eval()
-    outputs = write_graph(
+    written = write_graph(
         module, module.inputs(length), module.outputs, folder / files["file"], places=places, weights=files["weights"],
         prefix="model",
     )  # fmt: skip
     save_tokenizer(tokenizer, folder / files["tokenizer"])
-    return encoder_entry(role, part.model, tokenizer, files, outputs)
+    return encoder_entry(role, part.model, tokenizer, files, written.outputs)

@@ -2,7 +2,7 @@
 
 Frozen sites are initialisers, so that an engine which specialises on a picture's summary can fold them into the
 convolutions before them; every other weight is a slice of the bundle's safetensors file. Batch, rows and columns are
-symbolic; an engine fixes them.
+symbolic; an engine fixes them. A weight that is stored in half precision is cast, once, when an engine loads the graph.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from widefield_export.emit import CORE, INSIDE, MASK_LAYOUT, WHOLE, Walk
 from widefield_export.program import Layout, Margin, Op, Program, Site
 from widefield_export.segments import Segment
+from widefield_export.weights import is_half
 
 OPSET = 20
 IR_VERSION = 10
@@ -29,6 +30,7 @@ class OnnxBackend:
     """Handles are names of ONNX values."""
 
     program: Program
+    half: frozenset[str] = frozenset()  # weights that are stored in half precision
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, NDArray[Any]] = field(default_factory=dict)
     external: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -54,9 +56,12 @@ class OnnxBackend:
         return name
 
     def weight(self, name: str) -> str:
-        """A weight of the program, which stays in the weights file."""
-        self.external[name] = self.program.weights[name].shape
-        return name
+        """A weight of the program, which stays in the weights file; in float32."""
+        if name not in self.external:
+            self.external[name] = self.program.weights[name].shape
+            if name in self.half:
+                self.node("Cast", [name], name=f"{name}.float32", to=TensorProto.FLOAT)
+        return f"{name}.float32" if name in self.half else name
 
     def extent(self, x: str, axis: int, scale: int, margin: int) -> str:
         size = self.node("Shape", [x], start=axis, end=axis + 1)
@@ -228,7 +233,8 @@ def write_segment(
     partial statistics of the measured sites called `site.INDEX.mean` and so on. `margins`: of its values; results
     then have none. By default those of the whole program.
     """
-    backend = OnnxBackend(program)
+    half = frozenset(n for n, a in program.weights.items() if n in offsets and is_half(a.shape, offsets[n]))
+    backend = OnnxBackend(program, half)
     layouts = program.layouts()
     given = {name: name for name in segment.inputs}
     walk = Walk(program, backend, given, INSIDE if masked else None, CORE if steps is not None else None, margins)
@@ -279,7 +285,8 @@ def _is_read(name: str, nodes: list[onnx.NodeProto]) -> bool:
 
 
 def _external(name: str, shape: tuple[int, ...], place: tuple[int, int], file: str) -> onnx.TensorProto:
-    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+    kind = TensorProto.FLOAT16 if is_half(shape, place) else TensorProto.FLOAT
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", file), ("offset", str(place[0])), ("length", str(place[1]))):
         tensor.external_data.add(key=key, value=value)

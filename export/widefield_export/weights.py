@@ -1,13 +1,16 @@
 """Weights from checkpoint to bundle, one tensor at a time: what stays in memory is one tensor and a table of places.
 
 A written file is read back mapped into memory, so a module made of it holds no weights until somebody computes with it.
+Weights may be stored in half precision: graphs then cast each to float32, and compute as if the checkpoint had been
+rounded. An engine casts once, when it loads a graph.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from torch import Tensor
 from widefield.errors import BadCheckpoint
 
 Place = tuple[int, int]  # first byte in the file, bytes
+FLOAT32, FLOAT16 = "float32", "float16"  # what weights may be stored in, as manifests say it
+DTYPES = {FLOAT32: torch.float32, FLOAT16: torch.float16}
 _ALIGNED = 64  # bytes that the first tensor starts at a multiple of
 _NAMES = {torch.float32: "F32", torch.float16: "F16"}
 
@@ -63,6 +68,25 @@ def _bytes(name: str, source: Source, dtype: torch.dtype) -> bytes:
             "wanted finite ones; take another copy of the model"
         )
     return tensor.numpy().tobytes()
+
+
+def is_half(shape: Sequence[int], place: Place) -> bool:
+    """Whether a weight of this shape is stored in half precision, by its bytes."""
+    return place[1] == 2 * math.prod(shape)
+
+
+def round_to_half(module: torch.nn.Module) -> None:
+    """Round every floating weight of a float32 module to what half precision can say. BadCheckpoint where it cannot."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                half = tensor.half()
+                if not half.isfinite().all():
+                    raise BadCheckpoint(
+                        f"{name} has weights up to {float(tensor.abs().max()):g}; float16 ends at 65504; export with "
+                        "--weights float32"
+                    )
+                tensor.copy_(half)
 
 
 def mapped(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from widefield.errors import BadCheckpoint, BadRequest
 from widefield_export.bases import NAMED, Base, base_of
-from widefield_export.checkpoint import read_json
+from widefield_export.checkpoint import read_json, some
 from widefield_export.components import TEXT_CLASSES, Part, from_folder
 from widefield_export.configs.header import read_header
 from widefield_export.denoisers import Window
@@ -21,27 +21,31 @@ from widefield_export.families import latent_channels
 from widefield_export.samplers import NAMES, load_scheduler
 from widefield_export.schedulers import COUNTS
 from widefield_export.text_encoders import Rule, rule_of
+from widefield_export.weights import DTYPES, FLOAT32
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
+ADVICE = ("steps", "guidance", "strength", "detail_steps", "detail_guidance", "growth")
 _OPTIONAL = ("text_encoder_3",)  # SD3 does without its T5: zeros stand for it
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
     """`windows` in latents, none for the model's own; `sampler` as samplers.NAMES; `text`, a checkpoint's folder whose
-    text encoders and tokenizers are taken; `counts` of steps to make tables for."""
+    text encoders and tokenizers are taken; `counts` of steps to make tables for; `weights`, what they are stored in."""
 
     windows: tuple[Window, ...] = ()
     sampler: str | None = None
     text: Path | None = None
     counts: tuple[int, ...] = COUNTS
+    weights: str = FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What a checkpoint holds beside its autoencoder. `encoders` and folders of `tokenizers` by the encoders' folders.
 
-    `missing` says why there is no text; `zeros` whether no negative prompt means zeros.
+    `missing` says why there is no text; `zeros` whether no negative prompt means zeros; `advice` are defaults of
+    generation that the checkpoint names itself, any of ADVICE.
     """
 
     base: Base
@@ -54,6 +58,7 @@ class Checkpoint:
     missing: str = ""
     has_autoencoder: bool = True
     files: list[Path] = field(default_factory=list)  # that were read, to be hashed
+    advice: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, vae: Any) -> None:
         """BadCheckpoint where the denoiser's latents are not the autoencoder's."""
@@ -69,9 +74,15 @@ class Checkpoint:
 
 
 def pipeline_options(
-    windows: Sequence[str] = (), sampler: str | None = None, text: Path | None = None, counts: tuple[int, ...] = COUNTS
+    windows: Sequence[str] = (),
+    sampler: str | None = None,
+    text: Path | None = None,
+    counts: tuple[int, ...] = COUNTS,
+    weights: str = FLOAT32,
 ) -> PipelineOptions:
-    """Options as they are typed. BadRequest for a window that is not ROWSxCOLUMNS, and for an unknown sampler."""
+    """Options as they are typed. BadRequest for a window that is not ROWSxCOLUMNS, an unknown sampler or precision."""
+    if weights not in DTYPES:
+        raise BadRequest(f"found --weights {weights}; wanted one of {', '.join(DTYPES)}")
     if sampler is not None and sampler not in NAMES:
         raise BadRequest(f"found --sampler {sampler}; wanted one of {', '.join(NAMES)}")
     parsed = []
@@ -80,7 +91,7 @@ def pipeline_options(
         if not (rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
             raise BadRequest(f"found --window {window}; wanted ROWSxCOLUMNS in latents, like 64x96")
         parsed.append(Window(int(rows), int(columns)))
-    return PipelineOptions(tuple(dict.fromkeys(parsed)), sampler, text, counts)
+    return PipelineOptions(tuple(dict.fromkeys(parsed)), sampler, text, counts, weights)
 
 
 def open_checkpoint(path: Path, options: PipelineOptions) -> Checkpoint | None:
@@ -155,7 +166,18 @@ def open_folder(folder: Path, options: PipelineOptions) -> Checkpoint | None:
         missing=missing,
         has_autoencoder=_named(index.get("vae")),
         files=[index_file, scheduler_file],
+        advice=_advice(index.get("_widefield", {})),  # diffusers leaves keys alone that begin so
     )
+
+
+def _advice(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint says of its own use. BadCheckpoint for anything else."""
+    unknown = [name for name in given if name not in ADVICE]
+    if unknown:
+        raise BadCheckpoint(
+            f"_widefield of model_index.json has {some(unknown)}; wanted {', '.join(ADVICE)}; take it out"
+        )
+    return given
 
 
 def _named(entry: Any) -> bool:

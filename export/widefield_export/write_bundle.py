@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
@@ -28,6 +29,7 @@ from widefield.bundle import FORMAT, MANIFEST, VERSION
 from widefield_export.program import Margin, Program, Site, channels_of, scale_of
 from widefield_export.segments import Segment, cells_around, cut, flops, live_elements, own_margins
 from widefield_export.to_onnx import IR_VERSION, OPSET, write_segment
+from widefield_export.weights import FLOAT16, FLOAT32
 
 WEIGHTS = "weights.safetensors"
 ATTENTION = "attention.onnx"
@@ -35,13 +37,16 @@ LARGEST_STEP = 5  # of the lattice on which streaming certifies norms
 KEYS_SHARE = 0.08  # of a decode's multiplications may go to a sampled attention
 
 
-def write_bundle(folder: Path, programs: Mapping[str, Program], about: Mapping[str, Any]) -> dict[str, Any]:
+def write_bundle(
+    folder: Path, programs: Mapping[str, Program], about: Mapping[str, Any], dtype: str = FLOAT32
+) -> dict[str, Any]:
     """Write `programs` ("decoder", "encoder") and their manifest into an empty folder; returns the manifest.
 
-    `about` holds name, family, scale, latent_channels, created and source, as they stand in the manifest.
+    `about` holds name, family, scale, latent_channels, created and source, as they stand in the manifest. `dtype`: of
+    weights as they are stored; those that float16 cannot say exactly, sums of others mostly, stay float32.
     """
-    offsets = _write_weights(folder / WEIGHTS, programs)
-    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **about, "weights": WEIGHTS}
+    offsets = _write_weights(folder / WEIGHTS, programs, dtype)
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **about, "weights": WEIGHTS, "dtype": dtype}
     manifest["components"] = {
         name: _write_component(folder, name, program, offsets[name]) for name, program in programs.items()
     }
@@ -59,9 +64,19 @@ def _file_entry(path: Path) -> dict[str, Any]:
         return {"nbytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
-def _write_weights(path: Path, programs: Mapping[str, Program]) -> dict[str, dict[str, tuple[int, int]]]:
+def _stored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """The array as it is stored: in half precision where that is asked for and loses nothing."""
+    array = np.ascontiguousarray(array)
+    if dtype == FLOAT16 and array.dtype == np.float32 and np.abs(array).max(initial=0) < np.finfo(np.float16).max:
+        half = array.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), array):
+            return half
+    return array
+
+
+def _write_weights(path: Path, programs: Mapping[str, Program], dtype: str) -> dict[str, dict[str, tuple[int, int]]]:
     """Save every program's weights under `component/name`; returns each one's place in the file, by component."""
-    arrays = {f"{c}/{n}": np.ascontiguousarray(a) for c, p in programs.items() for n, a in p.weights.items()}
+    arrays = {f"{c}/{n}": _stored(a, dtype) for c, p in programs.items() for n, a in p.weights.items()}
     save_file(arrays, path)
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
