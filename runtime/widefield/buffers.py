@@ -24,8 +24,8 @@ QUEUE_TILES = 8
 # What a backend takes, measured by bench/widefield_bench/memory.py: bytes for one of live activations, the same for
 # certified graphs (whose statistics the liveness in the bundle leaves out), and for one of weights, over all its
 # graphs; then libraries, code made at run time and thread pools. ONNX Runtime runs the sweep and attention in any case.
-ACTIVATIONS = {"ort": 1.15, "openvino": 1.10, "openvino bf16": 0.65}
-CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 2.15, "openvino bf16": 1.20}
+ACTIVATIONS = {"ort": 1.15, "openvino": 1.10, "openvino bf16": 0.55}
+CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 1.25, "openvino bf16": 0.62}
 WEIGHTS = {"ort": 3.0, "openvino": 3.0}
 RUNTIME_NBYTES = {"ort": 64 * MIB, "openvino": 72 * MIB}
 WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
