@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.buffers import Method
 from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
 from widefield.coder_engines import CoderEngines
 from widefield.denoise import Denoiser, Guide
 from widefield.engine import EngineOptions
+from widefield.engine.heap import trim_heap
 from widefield.errors import BadRequest
 from widefield.fields import Coded, Noise, Noised, Resized
 from widefield.levels import Level
@@ -59,6 +61,12 @@ class CascadeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     summaries: Path | None = None
     held_nbytes: int = 256 << 20
+
+
+def measuring_method(component: Component, level: Level) -> Method:
+    """How a level's sites are measured: all of a small one, a sample of one that is larger only because it is the first
+    after level 0."""
+    return choose_method(component, level.height, level.width, "auto" if level.area <= MEASURED_CELLS else "sampled")
 
 
 def measured_level(levels: Sequence[Level]) -> int:
@@ -228,13 +236,14 @@ class Cascade:
         component, level = self.bundle.component(name), self.levels[index]
         source = self.enlarged(level) if name == "encoder" else self.encoded[index] or self.latents[index]
         assert source is not None
-        method = choose_method(component, level.height, level.width, "auto")
+        method = measuring_method(component, level)
         engine = replace(self.options.engine, precision="f32")
         options = SweepOptions(SWEEP_BATCH, self.options.held_nbytes, Path(tempfile.gettempdir()), engine)
         return measure(self.bundle, component, source, method, options, seed=self.options.seed)
 
     def close(self) -> None:
-        """Give the engines back; reading again opens them anew."""
+        """Give the engines back, and what was kept; reading again opens and makes them anew."""
+        self.memo.clear()
         with self._opening:
             if self._denoiser is not None:
                 self._denoiser.close()
@@ -244,3 +253,4 @@ class Cascade:
             for engines in self._engines.values():
                 engines.close()
             self._engines.clear()
+        trim_heap()

@@ -21,11 +21,10 @@ from widefield.buffers import (
     measure_buffers,
 )
 from widefield.bundle import Component
-from widefield.cascade import CascadeOptions
+from widefield.cascade import CascadeOptions, measuring_method
 from widefield.errors import OverBudget
 from widefield.level_store import CHUNK, SHARD
 from widefield.options import RunOptions
-from widefield.plan import choose_method
 from widefield.sampling import default_cells
 from widefield.windowed import BLOCK
 
@@ -126,7 +125,7 @@ def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], i
     for index in range(generation.measured_levels):
         level = generation.levels[index]
         for component in (generation.bundle.decoder, generation.bundle.encoder):
-            method = choose_method(component, level.height, level.width, "auto")
+            method = measuring_method(component, level)
             request = PlanRequest(options.memory_nbytes // 4, workers=options.cores, cores=options.cores, backend="ort")
             cells = default_cells(level.height, level.width)
             tile = min(32, level.height), min(32, level.width)

@@ -98,6 +98,12 @@ class Memo:
                 _, dropped = self._kept.popitem(last=False)
                 self.nbytes -= dropped.nbytes
 
+    def clear(self) -> None:
+        """Keep nothing of what was kept so far."""
+        with self._lock:
+            self._kept.clear()
+            self.nbytes = 0
+
     def __iter__(self) -> Iterator[Hashable]:
         with self._lock:
             return iter(list(self._kept))

@@ -23,3 +23,12 @@ def return_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, LARGE_NBYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, LARGE_NBYTES))
+
+
+def trim_heap() -> None:
+    """Give pages of the heap that hold nothing back to the system: many small arrays, once freed, keep theirs."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    trim(0)
