@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LEAST_MEMO_NBYTES = 16 * MIB
 MOST_MEMO_NBYTES = 1 << 30  # of a full render: a shard and its neighbours are far less
+SWEEP_NBYTES = 128 * MIB  # what measuring a level may take; values beyond it wait in a file
 SHARD_COPIES = 4  # the values, zarr's shard, what it encodes to, and what is written
 PIXEL_COPIES = 4  # of what an encoder reads: the parent's part, two steps of enlarging it, the tile
 
@@ -126,7 +127,7 @@ def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], i
         level = generation.levels[index]
         for component in (generation.bundle.decoder, generation.bundle.encoder):
             method = measuring_method(component, level)
-            request = PlanRequest(options.memory_nbytes // 4, workers=options.cores, cores=options.cores, backend="ort")
+            request = PlanRequest(SWEEP_NBYTES, workers=options.cores, cores=options.cores, backend="ort")
             cells = default_cells(level.height, level.width)
             tile = min(32, level.height), min(32, level.width)
             setting = Setting(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from widefield.cascade import Cascade
 from widefield.draw_plan import DrawPlan, plan_drawing
 from widefield.drawing import Drawing
-from widefield.errors import BadRequest
+from widefield.errors import BadRequest, OverBudget
 from widefield.generation import DrawnLatents, Generation
 from widefield.geometry import Region
 from widefield.job import DecodeJob, Talk
@@ -177,8 +177,20 @@ class DrawnJob(DecodeJob):
         return Drawing(self.generation, self.folder, engine, plan.memo_nbytes, plan.held_nbytes)
 
     def plan(self, options: RunOptions) -> Plan:
-        plan_drawing(self.generation, options, lazily=False)  # or it would be refused after the store is begun
-        return super().plan(options)
+        """Of decoding. OverBudget, with what is enough for both, where drawing or decoding does not fit."""
+        drawing: OverBudget | None = None
+        try:
+            plan_drawing(self.generation, options, lazily=False)
+        except OverBudget as fault:
+            drawing = fault
+        try:
+            plan = super().plan(options)
+        except OverBudget as fault:
+            if drawing is None or drawing.smallest_nbytes < fault.smallest_nbytes:
+                raise
+        if drawing is not None:
+            raise drawing
+        return plan
 
     def summary_request(self, options: RunOptions, plan: Plan) -> dict[str, str]:
         if options.summary != "auto":

@@ -210,3 +210,21 @@ def test_a_read_can_be_followed_and_cancelled(drawing_bundle):
         total = cone(picture.cascade(), region).units
         assert total / 2 < len(heard) <= total + 40
         assert len(heard) - before < total - 10  # what was kept of the first read is not made again
+
+
+def test_plan_tells_what_drawing_takes(drawing_bundle, capsys):
+    about = run(capsys, "plan", drawing_bundle, "--size", "524288x524288", "--memory", "8GiB", "--json").json()
+    drawn = about["drawing"]
+    assert [level["cells"] for level in drawn["levels"]][-2:] == [[65536, 65536], [131072, 131072]]
+    assert drawn["levels"][-1]["latents_nbytes"] == 4 * 4 * 131072**2
+    assert drawn["peak_host_nbytes"] <= drawn["memory_nbytes"] == 8 << 30
+    assert drawn["viewport"]["window_steps"] <= 3 * drawn["viewport"]["least_window_steps"]
+    told = run(capsys, "plan", drawing_bundle, "--size", "2000x1000")
+    assert told.status == 0 and "steps of a window" in told.out and "cold viewport of 1024 x 1024" in told.out
+
+
+def test_a_budget_that_is_too_small_names_one_that_works(drawing_bundle, tmp_path, capsys):
+    said = run(capsys, *command(drawing_bundle, tmp_path / "sea.tif", "--quiet", "--memory", "64MiB")).fault()
+    need = said.rpartition("--memory to ")[2].strip()
+    assert said.count(need) == 1 and not (tmp_path / "sea.tif").exists()
+    assert run(capsys, *command(drawing_bundle, tmp_path / "sea.tif", "--quiet", "--memory", need)).status == 0

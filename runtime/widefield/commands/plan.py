@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from widefield.plan import Plan
 
 
+VIEWPORT_PX = 1024
+
+
 @click.command("plan", cls=arguments.Command, short_help="Say what a run would take, and take nothing.")
 @click.argument("path", required=False, type=arguments.PATH, metavar="[BUNDLE]")
 @arguments.option(
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 @arguments.run_options("memory", "tile", "batch", "workers", "engine", "precision", "summary", "cells")
 @arguments.as_json
 def plan(path: Path | None, size: tuple[int, int], bundle: Path | None, as_json: bool, **asked: Any) -> None:
-    """Say how a picture of a size would be decoded: tile, passes, every buffer, and the peak against the budget.
+    """Say how a picture of a size would be drawn and decoded: levels, tile, passes, every buffer, and the peak.
 
     Nothing is opened but the bundle's manifest, so any size is answered at once.
 
@@ -35,11 +38,16 @@ def plan(path: Path | None, size: tuple[int, int], bundle: Path | None, as_json:
     widefield plan vae.wf --size 524288x524288 --memory 8GiB
     """
     model = arguments.open_model(arguments.one_bundle(path, bundle))
-    answer = plan_of_size(model.bundle, size, RunOptions(**arguments.given(asked)))
+    options = RunOptions(**arguments.given(asked))
+    answer = plan_of_size(model.bundle, size, options)
+    drawn = None if model.bundle.parts.denoiser is None else drawing(model.bundle, size, options)
     if as_json:
-        print_json({**answer.as_dict(), "latents_nbytes": latents_nbytes(model.bundle, answer), "asked_px": list(size)})
+        about = {"latents_nbytes": latents_nbytes(model.bundle, answer), "asked_px": list(size)}
+        print_json({**answer.as_dict(), **about, **({} if drawn is None else {"drawing": drawn})})
     else:
         _tell(model.bundle, answer, size)
+        if drawn is not None:
+            _tell_drawing(drawn)
 
 
 def plan_of_size(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> Plan:
@@ -54,6 +62,38 @@ def plan_of_size(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> 
     )  # fmt: skip
     width, height = (-(-side // bundle.scale) for side in size)
     return make_plan(bundle, bundle.decoder, height, width, request)
+
+
+def drawing(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> dict[str, Any]:
+    """What `widefield generate` would take with the bundle's own settings: levels, windows, memory, and the cone of a
+    viewport in the middle."""
+    from widefield.cone import cone
+    from widefield.draw_plan import plan_drawing
+    from widefield.generation import Generation, Recipe
+    from widefield.geometry import Region
+    from widefield.memo import Memo
+
+    width, height = size
+    generation = Generation(bundle, "", (height, width), 0, Recipe())
+    plan = plan_drawing(generation, options, lazily=False)
+    engine = options.engine_options(workers=options.cores)
+    fields = generation.cascade(Memo(0), generation.cascade_options(engine))
+    y, x = (max(0, side - VIEWPORT_PX) // 2 for side in (height, width))
+    viewport = Region(y, x, min(height, y + VIEWPORT_PX), min(width, x + VIEWPORT_PX))
+    counted = cone(fields, viewport)
+    levels = []
+    for level in generation.levels:
+        runs = fields.schedule.phases(level.count, level.strength, level.phases)
+        rows, columns = fields.grid(level).shape
+        levels.append(
+            {
+                "cells": [level.height, level.width], "steps": sum(len(run.steps) for run in runs),
+                "strength": level.strength, "guidance": level.guidance, "phases": len(runs),
+                "windows": rows * columns * len(runs),
+                "latents_nbytes": 4 * bundle.latent_channels * level.area,
+            }
+        )  # fmt: skip
+    return {**plan.as_dict(), "levels": levels, "viewport_px": VIEWPORT_PX, "viewport": counted.as_dict()}
 
 
 def latents_nbytes(bundle: Bundle, answer: Plan) -> int:
@@ -76,6 +116,23 @@ def _tell(bundle: Bundle, answer: Plan, asked: tuple[int, int]) -> None:
         f"picture about {show_nbytes(answer.written_nbytes)} as jpeg, pyramid included"
     )
     _table(answer)
+
+
+def _tell_drawing(drawn: dict[str, Any]) -> None:
+    levels = drawn["levels"]
+    sides = ", ".join(f"{level['cells'][1]}x{level['cells'][0]}" for level in levels)
+    windows = sum(level["windows"] * level["steps"] // max(1, level["phases"]) for level in levels)
+    stored = sum(level["latents_nbytes"] for level in levels)
+    click.echo(f"drawn in levels of {sides} latents: {windows:,} steps of a window, {show_nbytes(stored)} meanwhile")
+    host, budget = drawn["peak_host_nbytes"], drawn["memory_nbytes"]
+    click.echo(f"drawing takes {show_nbytes(host)} of {show_nbytes(budget)}")
+    viewport = drawn["viewport"]
+    side = drawn["viewport_px"]
+    click.echo(
+        f"a cold viewport of {side} x {side} px: {viewport['window_steps']:,} steps of a window, "
+        f"{viewport['decoder_tiles']} tiles decoded, {viewport['encoder_tiles']} encoded; its own windows at every "
+        f"level are {viewport['least_window_steps']:,} steps"
+    )
 
 
 def _passes(bundle: Bundle, answer: Plan) -> str:
