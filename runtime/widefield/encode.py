@@ -176,7 +176,7 @@ class Encoding:
             self.bundle, self.component, self.source, plan.method,
             SweepOptions(plan.sweep_batch, plan.held_nbytes, folder, engine),
             cells=plan.cells, seed=options.seed, keys=options.keys,
-            progress=None if talk is None else lambda done, total: talk("measuring", done, total),
+            progress=None if talk is None else lambda done, total: talk("measuring sites", done, total),
         )  # fmt: skip
 
 
