@@ -115,13 +115,16 @@ class OnnxBackend:
         return self.node("Conv", [x, ones], kernel_shape=[1, 1], strides=[step, step], group=channels)
 
     def norm_partial(self, x: str, mask: str, groups: int, channels: int) -> tuple[str, str, str]:
-        """Mean and sum of squared distances, (batch, groups) each, and count, (batch, 1); in two passes."""
+        """Mean and sum of squared distances, (batch, groups) each, and count, (batch, 1); in two passes.
+
+        The first sums rows, then their sums: a channel of 30 everywhere, summed at once, is off by 1e-5 of itself.
+        """
         per_group = channels // groups
+        rows = self.node("ReduceSum", [self.multiply(x, mask), self.ints(-1)], keepdims=0)
         x, mask = (self.node("Reshape", [v, self.ints(0, c, -1)]) for v, c in ((x, channels), (mask, 1)))
         count = self.node("ReduceSum", [mask, self.ints(2)], keepdims=0)
         count = self.node("Max", [self.node("Mul", [count, self.number(per_group)]), self.number(1.0)])
-        total = self.node("ReduceSum", [self.multiply(x, mask), self.ints(2)], keepdims=0)
-        mean = self.node("Div", [self._by_group(total, groups), count])
+        mean = self.node("Div", [self._by_group(rows, groups), count])
         spread = self.node("Expand", [self.node("Unsqueeze", [mean, self.ints(2)]), self.ints(1, 1, per_group)])
         centred = self.node("Sub", [x, self.node("Reshape", [spread, self.ints(0, channels, 1)])])
         centred = self.multiply(centred, mask)
