@@ -33,7 +33,7 @@ from widefield_bench.common import about, child_environment, forget_peak, machin
 
 LEAST_DB = 45.0
 TILE_CELLS = 64
-CHECKPOINT = Path(__file__).parents[2] / "export" / "embedded"
+CHECKPOINT = Path(__file__).parents[2] / "export" / "embedded" / "vae"
 PEERS = ("untiled", "tiled")
 OURS = ("ort f32", "openvino f32", "openvino bf16")
 

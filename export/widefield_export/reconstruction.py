@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from widefield_export.training_pictures import Picture
+Picture = NDArray[np.float32]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ Shapes   x: (n, 3, height, width) in [-1, 1]; z: (n, latent channels, height / 8
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from widefield_export.small_tokenizer import vocabulary_files
+
 POSTERIOR_STD = 0.03
 TEXT_WIDTH = 128
+WINDOW = 16  # latents a side, of a whole picture of level 0 and of the windows of the others
+# How the pipeline is best used, for `widefield export`; diffusers leaves it alone.
+ADVICE = {"steps": 8, "guidance": 2.0, "strength": 0.5, "detail_steps": 4, "detail_guidance": 1.5, "growth": 2}
 
 
 def build_autoencoder(latent_channels: int, channels: tuple[int, ...]) -> Any:
@@ -67,7 +73,7 @@ def build_denoiser(latent_channels: int, channels: tuple[int, ...] = (64, 96, 12
 
     levels = len(channels) - 1
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=WINDOW,
         in_channels=latent_channels,
         out_channels=latent_channels,
         layers_per_block=1,
@@ -118,10 +124,22 @@ def build_pipeline(autoencoder: Any, denoiser: Any, text_encoder: Any, tokenizer
     return pipeline
 
 
-def save_half(folder: Path, to: Path) -> int:
-    """Write a pipeline's folder again with weights in half precision; gives the bytes of all its weights."""
-    from diffusers import StableDiffusionPipeline
+def save_half(folder: Path, to: Path, autoencoder: Path | None = None) -> int:
+    """Write a pipeline's folder again with weights in half precision and ADVICE; gives the bytes of all its weights.
+
+    `autoencoder`, the folder of one whose decoder may have been trained on since.
+    """
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16, local_files_only=True)
+    if autoencoder is not None:
+        pipeline.vae = AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float16, local_files_only=True)
+    pipeline.unet.register_to_config(sample_size=WINDOW)
     pipeline.save_pretrained(to)
+    for name, text in vocabulary_files(pipeline.tokenizer).items():
+        (to / "tokenizer" / name).write_text(text, encoding="utf-8")
+    for file in (index := to / "model_index.json", *to.glob("*/config.json")):
+        told = json.loads(file.read_text()) | ({"_widefield": ADVICE} if file == index else {})
+        told.pop("_name_or_path", None)  # a folder of this machine
+        file.write_text(json.dumps(told, indent=2) + "\n")
     return sum(path.stat().st_size for path in to.rglob("*.safetensors"))

@@ -98,8 +98,8 @@ def test_a_codec_that_is_not_installed_is_named(form, package, wanted, tmp_path)
 @pytest.mark.parametrize("package", ["torch", "diffusers"])
 def test_export_without_its_libraries_names_its_extra(package, tmp_path, extras):
     (tmp_path / "nowhere").mkdir()
-    (tmp_path / "nowhere" / "config.json").write_text((ROOT / "export/embedded/config.json").read_text())
-    weights = ROOT / "export/embedded/diffusion_pytorch_model.safetensors"
+    (tmp_path / "nowhere" / "config.json").write_text((ROOT / "export/embedded/vae/config.json").read_text())
+    weights = ROOT / "export/embedded/vae/diffusion_pytorch_model.safetensors"
     (tmp_path / "nowhere" / weights.name).symlink_to(weights)
     done = python(COMMAND, blocked=(package,), cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == "", done.stderr

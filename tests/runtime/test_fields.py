@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -153,5 +154,7 @@ def test_a_bundle_without_a_denoiser_says_so():
     from widefield.engine import EngineOptions
     from widefield.errors import BadRequest
 
+    whole = widefield.open().bundle
+    coder = replace(whole, manifest={key: value for key, value in whole.manifest.items() if key != "denoiser"})
     with pytest.raises(BadRequest, match="decodes and encodes only"):
-        Denoiser(widefield.open().bundle, None, None, 1, EngineOptions("ort"))
+        Denoiser(coder, None, None, 1, EngineOptions("ort"))

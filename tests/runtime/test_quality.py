@@ -23,7 +23,7 @@ from widefield.sweep import SweepOptions, measure
 from widefield_export.families import Decoder, Encoder
 
 ORT = EngineOptions("ort")
-CHECKPOINT = Path(__file__).parents[2] / "export" / "embedded"
+CHECKPOINT = Path(__file__).parents[2] / "export" / "embedded" / "vae"
 
 
 @cache
