@@ -84,12 +84,16 @@ class Windowed(Field):
 
     def _make(self, keys: list[Hashable]) -> Iterable[tuple[Hashable, Array]]:
         denoiser = self._denoiser()
-        for some in batched(keys, denoiser.windows):
-            boxes = [cast(tuple[Hashable, Box], key)[1] for key in some]
-            yield from zip(some, self._denoised(denoiser, boxes), strict=True)
+        boxes = [cast(tuple[Hashable, Box], key)[1] for key in keys]
+        around = _around(boxes)
+        parent = self.parent.read(around)  # at once, so that what it is made of is made side by side
+        for some in batched(list(zip(keys, boxes, strict=True)), denoiser.windows):
+            regions = [Region(*box).shifted(-around.y0, -around.x0) for _, box in some]
+            x = np.stack([parent[:, *region.slices] for region in regions])
+            made = self._denoised(denoiser, x, [box for _, box in some])
+            yield from zip([key for key, _ in some], made, strict=True)
 
-    def _denoised(self, denoiser: Denoiser, boxes: Sequence[Box]) -> Array:
-        x = np.stack([self.parent.read(Region(*box)) for box in boxes])
+    def _denoised(self, denoiser: Denoiser, x: Array, boxes: Sequence[Box]) -> Array:
         history: Array | None = None
         for index, step in enumerate(self.phase.steps):
             check()
@@ -102,3 +106,9 @@ class Windowed(Field):
             for _ in boxes:
                 count()
         return x
+
+
+def _around(boxes: Sequence[Box]) -> Region:
+    """The smallest region with all of them in it."""
+    y0, x0, y1, x1 = zip(*boxes, strict=True)
+    return Region(min(y0), min(x0), max(y1), max(x1))

@@ -1,0 +1,223 @@
+"""What drawing costs and what it gives: a cold viewport of the largest picture, whole pictures, and how they look.
+
+    python -m widefield_bench.drawing --what cold --what whole --size 2048x2048 --what looks -o bench/results
+
+cold    1024 x 1024 px in the middle of 524,288 x 524,288, in a fresh process: seconds from opening the bundle to the
+        pixels, and the windows and tiles that were computed, which are checked against what the plan counts.
+whole   a picture written as .tif in a fresh process: seconds, Mpx/s, and the peak of the resident set above the idle
+        process against the budget and what was planned.
+looks   of every level against the one below: `correlation` of its box mean with it; `detail`, the energy above that
+        one's Nyquist frequency over its cubic enlargement's; `seams`, the mean absolute gradient across borders
+        of windows over that across the cells' borders beside them, down and across.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widefield_bench.common import about, child_environment, forget_peak, resident_nbytes, table, write_rows
+
+MIB = 1 << 20
+LARGEST, VIEWPORT = 524_288, 1024
+PROMPT = "a volcanic archipelago at dawn"
+
+
+@dataclass(frozen=True, slots=True)
+class DrawingCase:
+    """One child's work. `options` are Model.generate's; `bundle` None is the embedded one."""
+
+    what: str
+    size: tuple[int, int] = (2048, 2048)
+    bundle: str | None = None
+    prompt: str = PROMPT
+    seed: int = 0
+    memory: str = "1GiB"
+    engine: str = "ort"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(case: DrawingCase, *, timeout_s: float = 3600) -> dict[str, Any]:
+    """Run a case in a fresh process. CalledProcessError where it failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "widefield_bench.drawing", "--child", json.dumps(asdict(case))],
+        env=child_environment(), stdout=subprocess.PIPE, text=True, check=True, timeout=timeout_s,
+    )  # fmt: skip
+    return {**asdict(case), **json.loads(done.stdout.splitlines()[-1])}
+
+
+def _opened(case: DrawingCase) -> Any:
+    import widefield
+
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in case.options.items()}
+    return widefield.open(case.bundle).generate(
+        case.prompt, size=case.size, seed=case.seed, memory=case.memory, engine=case.engine, **options
+    )
+
+
+def _cold(case: DrawingCase) -> dict[str, Any]:
+    started = time.perf_counter()
+    from widefield.cone import cone
+    from widefield.geometry import Region
+
+    with _opened(case) as picture:
+        width, height = case.size
+        y, x = (max(0, side - VIEWPORT) // 2 for side in (height, width))
+        region = Region(y, x, min(height, y + VIEWPORT), min(width, x + VIEWPORT))
+        units = [0]
+        pixels = picture.read(region, progress=lambda done: units.__setitem__(0, done))
+        seconds = time.perf_counter() - started
+        counted = cone(picture.cascade(), region)
+    assert pixels.shape == (region.height, region.width, 3) and pixels.std() > 1
+    assert units[0] <= counted.units, (units[0], counted.units)
+    return {"seconds": round(seconds, 2), "units": units[0], "counted_units": counted.units, **counted.as_dict()}
+
+
+def _whole(case: DrawingCase) -> dict[str, Any]:
+    import importlib
+
+    for library in ("onnxruntime", "tokenizers", "zarr", "imagecodecs"):
+        importlib.import_module(library)
+    if case.engine == "openvino":
+        importlib.import_module("widefield.engine.openvino_engine")
+    with _opened(case) as picture, tempfile.TemporaryDirectory() as folder:
+        baseline = resident_nbytes()
+        forget_peak()
+        peaks: dict[str, int] = {}
+
+        def note(what: str) -> None:
+            peaks[what] = max(peaks.get(what, 0), resident_nbytes("VmHWM") - baseline)
+            forget_peak()
+
+        started = time.perf_counter()
+        saved = picture.save(
+            Path(folder) / "drawn.tif", talk=lambda *_: note("drawing"),
+            progress=lambda state: note("drawing" if state.done == 1 else "decoding"),
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        note("decoding")
+        plan = picture.draw_plan(lazily=False)
+        assert saved.size_px == tuple(case.size)
+    actual, planned = max(peaks.values()), max(plan.peak_nbytes, saved.plan.peak_nbytes())
+    return {
+        "seconds": round(seconds, 2),
+        "mpx_s": round(case.size[0] * case.size[1] / 1e6 / seconds, 3),
+        "actual_mib": -(-actual // MIB),
+        "planned_mib": -(-planned // MIB),
+        "budget_mib": plan.memory_nbytes // MIB,
+        "within": actual <= planned <= plan.memory_nbytes,
+        "peaks_mib": {what: -(-nbytes // MIB) for what, nbytes in peaks.items()},
+    }
+
+
+def correlation(level: NDArray[Any], below: NDArray[Any]) -> float:
+    """Of the box mean of a level (a whole number of times as large) with the level below it, all channels together."""
+    times = round(level.shape[0] / below.shape[0])
+    rows, columns = (min(a // times, b) for a, b in zip(level.shape[:2], below.shape[:2], strict=True))
+    boxes = level[: rows * times, : columns * times].astype(np.float64)
+    mean = boxes.reshape(rows, times, columns, times, -1).mean((1, 3))
+    return float(np.corrcoef(mean.ravel(), below[:rows, :columns].astype(np.float64).ravel())[0, 1])
+
+
+def detail(level: NDArray[Any], enlarged: NDArray[Any], times: int) -> float:
+    """Energy above 1 / (2 times) cycles a pixel, of the luminance, windowed: of a level over its parent, enlarged."""
+    energies = []
+    for pixels in (level, enlarged):
+        grey = pixels.astype(np.float64).mean(-1)
+        height, width = grey.shape
+        grey = (grey - grey.mean()) * np.outer(np.hanning(height), np.hanning(width))
+        power = np.abs(np.fft.rfft2(grey)) ** 2
+        fine = np.maximum(np.abs(np.fft.fftfreq(height))[:, None], np.fft.rfftfreq(width)[None, :]) > 0.5 / times
+        energies.append(float(power[fine].sum()))
+    return energies[0] / energies[1]
+
+
+def seams(pixels: NDArray[Any], borders: Sequence[int], cell: int, axis: int) -> float:
+    """Mean absolute gradient across `borders` (in cells) over that across the borders one and two cells beside them."""
+    grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
+    steps = np.abs(np.diff(grey, axis=0)).mean(1)  # from row k to row k + 1
+    inner = {b for b in borders if 2 < b < len(grey) // cell - 2}
+    beside = {b + d for b in inner for d in (-2, -1, 1, 2)} - inner
+    on, by = (np.mean([steps[b * cell - 1] for b in sorted(which)]) for which in (inner, beside))
+    return float(on / by)
+
+
+def _looks(case: DrawingCase) -> dict[str, Any]:
+    from widefield.geometry import Region
+    from widefield_kernels.epilogue import to_pixels_reference
+
+    with _opened(case) as picture:
+        cascade = picture.cascade()
+        levels = [np.asarray(picture.level(k)) for k in range(picture.levels)]
+        rows = []
+        for index, level in enumerate(picture.generation.levels[1:], 1):
+            times = round(level.size.ratio)
+            cubic = cascade.enlarged(level)
+            height, width = levels[index].shape[:2]
+            parent, _ = to_pixels_reference(cubic.read(Region(0, 0, height, width)))
+            grid, cell = cascade.grid(level), cascade.bundle.scale
+            ends = [
+                sorted({e for k in range(axis.count) for e in (axis.origin(k), axis.origin(k) + axis.window)})
+                for axis in (grid.rows, grid.columns)
+            ]
+            rows.append(
+                {
+                    "level": index,
+                    "size_px": [width, height],
+                    "correlation": round(correlation(levels[index], levels[index - 1]), 4),
+                    "detail": round(detail(levels[index], parent, times), 3),
+                    "seams": [round(seams(levels[index], ends[axis], cell, axis), 4) for axis in (0, 1)],
+                }
+            )
+    return {"levels": rows}
+
+
+CHILDREN = {"cold": _cold, "whole": _whole, "looks": _looks}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what was asked for; a table, and a JSON file in the folder `-o`."""
+    parser = argparse.ArgumentParser(prog="python -m widefield_bench.drawing", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--what", action="append", choices=tuple(CHILDREN), help="repeat; default: all")
+    parser.add_argument("--size", action="append", help="WIDTHxHEIGHT of `whole` and `looks`; repeat (2048x2048)")
+    parser.add_argument("--bundle", help="default: the embedded one")
+    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--engine", default="ort")
+    parser.add_argument("--options", type=json.loads, default={}, help="of Model.generate, as JSON")
+    parser.add_argument("-o", "--out", type=Path, help="folder for drawing.json")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    if asked.child is not None:
+        case = DrawingCase(**json.loads(asked.child))
+        print(json.dumps(CHILDREN[case.what](case)))
+        return 0
+    from widefield.options import parse_size
+
+    rows = []
+    for what in asked.what or CHILDREN:
+        sizes = [(LARGEST, LARGEST)] if what == "cold" else [parse_size(s) for s in asked.size or ["2048x2048"]]
+        for size in sizes:
+            case = DrawingCase(what, size, asked.bundle, asked.prompt, 0, asked.memory, asked.engine, asked.options)
+            rows.append(measure(case))
+            print(json.dumps(rows[-1]), flush=True)
+    if asked.out is not None:
+        write_rows(asked.out / "drawing.json", rows, about())
+    print(table(rows, ("what", "size", "seconds", "mpx_s", "units", "actual_mib", "planned_mib", "within")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
