@@ -106,16 +106,30 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
+def build_scheduler() -> Any:
+    """A flow's second-order steps, by the one scheduler for flows that StableDiffusionPipeline can call."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=1.0,
+        final_sigmas_type="zero",
+        steps_offset=1,  # means nothing to a flow; the pipeline warns of any other
+    )
+
+
 def build_pipeline(autoencoder: Any, denoiser: Any, text_encoder: Any, tokenizer: Any) -> Any:
-    """A StableDiffusionPipeline of these parts, with a flow's Euler steps."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+    """A StableDiffusionPipeline of these parts."""
+    from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
         unet=denoiser,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0),
+        scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -135,6 +149,7 @@ def save_half(folder: Path, to: Path, autoencoder: Path | None = None) -> int:
     if autoencoder is not None:
         pipeline.vae = AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float16, local_files_only=True)
     pipeline.unet.register_to_config(sample_size=WINDOW)
+    pipeline.scheduler = build_scheduler()
     pipeline.save_pretrained(to)
     for name, text in vocabulary_files(pipeline.tokenizer).items():
         (to / "tokenizer" / name).write_text(text, encoding="utf-8")

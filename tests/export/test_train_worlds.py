@@ -250,7 +250,7 @@ def test_the_pipeline_that_ships_fits_in_16_megabytes(tmp_path, tokenizer):
     assert nbytes < 16_000_000
     index = json.loads((tmp_path / "half" / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
-    assert index["scheduler"][1] == "FlowMatchEulerDiscreteScheduler"
+    assert index["scheduler"][1] == "DPMSolverMultistepScheduler"
     assert {"vae", "unet", "text_encoder", "tokenizer", "scheduler"} <= set(index)
 
 
