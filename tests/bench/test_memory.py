@@ -18,7 +18,7 @@ EMBEDDED = Path(widefield.__file__).parent / "embedded"
 
 
 def photographs(cells: int, folder: Path) -> Path:
-    """Latents of photographs as the embedded decoder takes them, (4, cells, cells)."""
+    """Latents of photographs as the embedded decoder takes them, (8, cells, cells)."""
     from widefield_bench.decode import photographs as made
 
     return made(cells, folder, None)
@@ -127,4 +127,4 @@ def test_sixteen_times_the_picture_takes_no_more(tmp_path, engine):
 
 def test_latents_for_the_bench_are_of_the_size_asked_for(tmp_path):
     found = np.load(photographs(40, tmp_path))
-    assert found.shape == (4, 40, 40) and np.isfinite(found).all()
+    assert found.shape == (8, 40, 40) and np.isfinite(found).all()
