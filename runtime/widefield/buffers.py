@@ -30,7 +30,7 @@ WEIGHTS = {"ort": 3.0, "openvino": 3.0}
 RUNTIME_NBYTES = {"ort": 64 * MIB, "openvino": 72 * MIB}
 WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
 HELD_ROOM = 1.3  # of what lives between two stages: rooms are used again, and some are too large
-SQUARES_A_CALL = 8
+SQUARES_A_CALL = 4
 
 
 @dataclass(frozen=True, slots=True)

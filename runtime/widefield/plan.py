@@ -38,7 +38,8 @@ FIRST_FLOPS = {"ort": 0, "openvino": 45 * 10**9}
 STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.05, "openvino keeping": 1.0}  # of a later tile's time
 # Tiles of 128 x 128 cells of an SD-like decoder of 16 to 80 channels took OpenVINO 95 to 104 % of the time of two of
 # 64 x 128, and ONNX Runtime 96 to 107 %, for 6 % less to compute: caches lose what margins save.
-CROWDED_NBYTES, CROWDED = 512 * MIB, 1.10
+CROWDED_NBYTES, CROWDED = 256 * MIB, 1.10
+WIDE = {"ort": (1,), "openvino": (1, 2)}  # ONNX Runtime takes a tenth longer for a cell of 64 x 128 than of 64 x 64
 ONE_WORKER = 0.75  # of what as many workers as it has threads would do, for each of them
 
 
@@ -149,7 +150,7 @@ def _choices(
     else:
         base = max(1, STORE_TILE_PX // max(component.output_scale, component.input_scale))
         ladder = sorted({max(8, min(LARGEST_TILE, base * 2**k // 8)) for k in range(8)})
-        tiles = [shape for t in ladder for shape in ((t, t), (t, 2 * t))]
+        tiles = [(t, wide * t) for t in ladder for wide in WIDE[request.backend]]
     workers = [request.workers] if request.workers is not None else sorted({request.cores, 1})
     for rows, columns in dict.fromkeys((min(rows, height), min(columns, width)) for rows, columns in tiles):
         for count in workers:
