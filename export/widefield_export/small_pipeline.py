@@ -27,7 +27,10 @@ POSTERIOR_STD = 0.03
 TEXT_WIDTH = 128
 WINDOW = 16  # latents a side, of a whole picture of level 0 and of the windows of the others
 # How the pipeline is best used, for `widefield export`; diffusers leaves it alone.
-ADVICE = {"steps": 8, "guidance": 2.0, "strength": 0.5, "detail_steps": 4, "detail_guidance": 1.5, "growth": 2}
+ADVICE = {
+    "steps": 8, "guidance": 2.0, "strength": 0.6, "detail_steps": 4, "detail_guidance": 1.0, "detail_phases": 2,
+    "growth": 4,
+}  # fmt: skip
 
 
 def build_autoencoder(latent_channels: int, channels: tuple[int, ...]) -> Any:

@@ -122,7 +122,11 @@ class Generation:
         if isinstance(steps, int):
             steps = steps, min(steps, self.defaults.detail_steps)
         strengths = _listed(self.defaults.strength if recipe.strength is None else recipe.strength)
-        phases = _listed(recipe.phases) if recipe.phases is not None else (_first_phases(sizes[0], window, steps[0]), 1)
+        phases = (
+            _listed(recipe.phases)
+            if recipe.phases is not None
+            else (_first_phases(sizes[0], window, steps[0]), self.defaults.detail_phases)
+        )
         return make_levels(sizes, schedule, steps=steps, strengths=strengths, phases=phases, guidance=self.guidance)
 
     @property

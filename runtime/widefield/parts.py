@@ -19,8 +19,8 @@ schedulers   file         tables of widefield.schedule, called NAME/COUNT and NA
              default      a name
              samplers     by name: class, config, keys: the NAME of the tables for each of the denoiser's windows
 defaults     sampler, steps, guidance, strength; guidance_kind: "free" (two calls: prompt and negative), "embedded" (an
-             input of the denoiser) or "none"; of levels that are not drawn from noise, and optional: detail_steps,
-             detail_guidance (null: guidance) and growth, how many times the level below they are
+             input of the denoiser) or "none"; of levels that are not drawn from noise, and optional: detail_steps in
+             detail_phases, detail_guidance (null: guidance) and growth, how many times the level below they are
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class Defaults:
     detail_steps: int = 2
     detail_guidance: float | None = None
     growth: int = 2
+    detail_phases: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ def _defaults(entry: Mapping[str, Any]) -> Defaults:
     return Defaults(
         str(entry["sampler"]), int(entry["steps"]), float(entry["guidance"]), float(entry["strength"]),
         entry["guidance_kind"], int(entry.get("detail_steps", 2)), None if detail is None else float(detail),
-        int(entry.get("growth", 2)),
+        int(entry.get("growth", 2)), int(entry.get("detail_phases", 2)),
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ DRAWING = (
     ),
     arguments.option(
         "--phases", type=parse_numbers(int), metavar="N[,N...]", section="Drawing",
-        help="How often windows are joined while a level is denoised, by level as --steps (1).",
+        help="How often windows are joined while a level is denoised, by level as --steps (the model's own).",
     ),
     arguments.option(
         "--growth", type=int, metavar="N", section="Drawing",
