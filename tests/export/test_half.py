@@ -116,6 +116,7 @@ def test_a_pipeline_in_half_precision_says_so_and_takes_half_the_bytes(pipelines
         sizes = [sum(t.nbytes for t in load_file(bundle.file(file)).values()) for bundle in (half, full)]
         assert 2 * sizes[0] == sizes[1]
     assert "million weights in float16" in run(capsys, "inspect", half.path).out
+    assert [run(capsys, "inspect", b.path, "--json").json()["dtype"] for b in (half, full)] == ["float16", "float32"]
 
 
 def test_the_command_stores_halves_and_refuses_other_precisions(pipelines, tmp_path, capsys):

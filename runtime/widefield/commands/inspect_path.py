@@ -59,6 +59,7 @@ def _about_bundle(path: Path | None, *, verify: bool) -> dict[str, Any]:
         "digest": bundle.digest,
         "verified": verify,
         "weights_nbytes": bundle.weights_nbytes,
+        "dtype": str(bundle.manifest.get("dtype", "float32")),  # older ones do not say
         "files": len(bundle.manifest["files"]),
         "files_nbytes": sum(int(entry["nbytes"]) for entry in bundle.manifest["files"].values()),
         "created": dict(bundle.manifest.get("created", {})),
