@@ -7,8 +7,9 @@ manifest.json, version 2:
     scale                  pixels a latent cell, per side
     latent_channels        channels of the latents as a pipeline hands them over
     created, source        versions that wrote it; SHA-256 of every file of the checkpoint that was read
-    weights                the one file that all graphs read weights from; `dtype`, what they are stored in: "float32", or
-                           "float16", which the graphs cast (what halves cannot say exactly is float32 there too)
+    weights                the one file that all graphs read weights from
+    dtype                  what weights are stored in: "float32", or "float16", which graphs cast; what halves
+                           cannot say exactly is float32 all the same. Bundles that do not say hold float32
     attention              the graph of one block of attention, where a component has one
     files                  every file of the folder but the manifest: bytes and SHA-256
     components             decoder and encoder, each:
