@@ -10,8 +10,8 @@ Source   Ho & Salimans, Classifier-free diffusion guidance, 2022.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Guide:
 class Denoiser:
     """One window shape at `batch` windows a call of the engine, of which `options.workers` run side by side.
 
-    The engine opens on the first call; safe from several threads.
+    The engine opens on the first call, and one for single windows when a few are left over; safe from several threads.
     """
 
     def __init__(self, bundle: Bundle, window: WindowGraph, guide: Guide, batch: int, options: EngineOptions) -> None:
@@ -51,33 +51,34 @@ class Denoiser:
         self.calls = 0
         self._threads = Threads(options.workers, "denoiser")
         self._turns = threading.BoundedSemaphore(options.workers)
-        self._shapes = part.shapes(window, batch)
+        self._shapes = part.shapes(window, 1)
         self._free = defaults.guidance_kind == "free"
         prompts = (guide.positive, guide.negative) if self._free else (guide.positive,)
         self._told = [self._conditions(prompt) for prompt in prompts]
-        self._engine: Engine | None = None
+        self._engines: dict[int, Engine] = {}
         self._lock = threading.Lock()
 
     def __call__(self, x: Array, timestep: float, input_scale: float = 1.0, guidance: float = 1.0) -> Array:
         """m for any number of windows."""
         same = {"timestep": timestep, "guidance": guidance}
         feeds = {name: np.full(shape, same[name], np.float32) for name, shape in self._shapes.items() if name in same}
+        parts = list(_batches(len(x), self.batch))
         scaled = x if input_scale == 1.0 else x * np.float32(input_scale)
         free = self._free and guidance != 1.0
         told = [{**feeds, **conditions} for conditions in (self._told if free else self._told[:1])]
-        tasks = [(scaled[k : k + self.batch], feeds) for feeds in told for k in range(0, len(x), self.batch)]
+        tasks = [(scaled[some], size, feeds) for feeds in told for some, size in parts]
         found = np.concatenate(list(self._threads.map(lambda task: self._call(*task), tasks)))
         return guided(found[: len(x)], found[len(x) :], guidance) if free else found
 
-    def _call(self, x: Array, feeds: Mapping[str, Array]) -> Array:
-        """Up to `batch` windows; fewer are filled up and cut again."""
-        latent = x
-        if len(x) < self.batch:
-            latent = np.concatenate([x, np.repeat(x[-1:], self.batch - len(x), 0)])
-        out = np.empty(self._shapes["latent"], np.float32)
-        engine = self._opened()
+    def _call(self, x: Array, size: int, feeds: Mapping[str, Array]) -> Array:
+        """Up to `size` windows, which an engine takes; fewer are filled up and cut again."""
+        latent = x if len(x) == size else np.concatenate([x, np.repeat(x[-1:], size - len(x), 0)])
+        shapes = self.part.shapes(self.window, size)
+        given = {name: np.ascontiguousarray(np.broadcast_to(value, shapes[name])) for name, value in feeds.items()}
+        out = np.empty(shapes["latent"], np.float32)
+        engine = self._opened(size)
         with self._turns:
-            engine.run({"latent": np.ascontiguousarray(latent), **feeds}, {self.part.output: out})
+            engine.run({"latent": np.ascontiguousarray(latent), **given}, {self.part.output: out})
             self.calls += 1
         return out[: len(x)]
 
@@ -100,16 +101,30 @@ class Denoiser:
             told[name] = np.ascontiguousarray(np.broadcast_to(value, shape), np.float32)
         return told
 
-    def _opened(self) -> Engine:
+    def _opened(self, size: int) -> Engine:
         with self._lock:
-            if self._engine is None:
-                self._engine = open_engine(self.bundle.file(self.window.file), self._shapes, {}, self.options)
-            return self._engine
+            if size not in self._engines:
+                shapes = self.part.shapes(self.window, size)
+                options = replace(self.options, keeps=True)
+                self._engines[size] = open_engine(self.bundle.file(self.window.file), shapes, {}, options)
+            return self._engines[size]
 
     def close(self) -> None:
         """Give the engine back; calling it twice is harmless."""
         with self._lock:
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
         self._threads.close()
+
+
+def _batches(count: int, batch: int) -> Iterator[tuple[slice, int]]:
+    """(which windows, how many the engine takes): whole batches; of the rest, one that is filled up if it is mostly
+    full, else single windows."""
+    whole = count // batch * batch
+    if 2 * (count - whole) > batch:
+        whole += batch
+    for start in range(0, whole, batch):
+        yield slice(start, start + batch), batch
+    for start in range(whole, count):
+        yield slice(start, start + 1), 1

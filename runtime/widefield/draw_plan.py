@@ -86,7 +86,7 @@ def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool
     if backend != "ort":
         runtime += RUNTIME_NBYTES[backend] + WORKER_NBYTES[backend] * workers
     sets = 1 + generation.measured_levels if lazily else 1
-    denoiser = int(4 * generation.part.parameters * WEIGHTS[backend])
+    denoiser = int(4 * generation.part.parameters * WEIGHTS[backend]) * (1 if generation.batch == 1 else 2)
     text = bundle.parts.text
     prompt = max((bundle.nbytes(e.weights) for e in text.encoders), default=0) if text else 0
     return [
@@ -102,13 +102,14 @@ def _working(generation: Generation, options: RunOptions) -> list[Buffer]:
     factor = ACTIVATIONS[options.engine_options().backend]
     decoder, encoder, tile = bundle.decoder, bundle.encoder, CascadeOptions().tile
     coders = sum(_peak(component, tile) for component in (decoder, encoder))
+    live = generation.window.live_nbytes * (generation.batch if generation.batch == 1 else generation.batch + 1)
     channels, window = decoder.input_channels, generation.window.rows * generation.window.columns
     px = decoder.output_scale**2
     reach = (tile[0] + 2 * encoder.margin_cells) * (tile[1] + 2 * encoder.margin_cells)
     tiles = 4 * (decoder.output_channels * px * (2 * tile[0] * tile[1] + PIXEL_COPIES * reach))
     windows = 4 * channels * window * ((BLOCK + 1) ** 2 + 8) * len(generation.levels)
     return [
-        Buffer("denoiser's activations", "host", "both", int(generation.window.live_nbytes * factor) * workers),
+        Buffer("denoiser's activations", "host", "both", int(live * factor) * (workers + 1)),
         Buffer("autoencoder's activations", "host", "both", int(coders * factor) * workers),
         Buffer("tiles on their way", "host", "both", tiles * workers * 2),
         Buffer("windows on their way", "host", "both", windows),

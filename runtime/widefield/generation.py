@@ -33,6 +33,8 @@ from widefield.sources import LatentSource
 from widefield.store.spec import LARGEST_PX
 from widefield.tiles import Source
 
+LARGEST_BATCH, BATCH_NBYTES = 4, 8 << 20  # windows a call of the denoiser, and the activations that these may have
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -130,6 +132,11 @@ class Generation:
         return make_levels(sizes, schedule, steps=steps, strengths=strengths, phases=phases, guidance=self.guidance)
 
     @property
+    def batch(self) -> int:
+        """Windows a call: small ones leave an engine idle."""
+        return max(1, min(LARGEST_BATCH, BATCH_NBYTES // max(1, self.window.live_nbytes or BATCH_NBYTES)))
+
+    @property
     def measured_levels(self) -> int:
         """How many levels' sites are measured; deeper ones inherit."""
         return measured_level(self.levels) + 1
@@ -171,7 +178,8 @@ class Generation:
 
     def cascade_options(self, engine: EngineOptions, **more: Any) -> CascadeOptions:
         """What of a cascade's options is this picture's."""
-        return CascadeOptions(self.seed, self.sampler, stride=self.recipe.stride, engine=engine, **more)
+        given = {"batch": self.batch, **more}
+        return CascadeOptions(self.seed, self.sampler, stride=self.recipe.stride, engine=engine, **given)
 
     def digest(self, level: int, engine: EngineOptions) -> str:
         """SHA-256 of all that determines the latents of a level (-1: the last), engine and precision included."""
