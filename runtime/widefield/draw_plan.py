@@ -61,8 +61,8 @@ class DrawPlan:
 
 def plan_drawing(generation: Generation, options: RunOptions, *, lazily: bool) -> DrawPlan:
     """For a lazy reader, or for a full render. OverBudget with the smallest budget that would do."""
-    engine = options.engine_options(workers=options.cores)
-    fixed = [*_engines(generation, engine.backend, options.cores, lazily=lazily), *_working(generation, options)]
+    engine = options.engine_options(workers=options.side_by_side)
+    fixed = [*_engines(generation, engine.backend, options.side_by_side, lazily=lazily), *_working(generation, options)]
     sweep, held = _sweep(generation, options)
     fixed += sweep
     needed = sum(buffer.nbytes for buffer in fixed)
@@ -98,7 +98,7 @@ def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool
 
 def _working(generation: Generation, options: RunOptions) -> list[Buffer]:
     """What computing windows, tiles and a shard takes."""
-    bundle, workers = generation.bundle, options.cores
+    bundle, workers = generation.bundle, options.side_by_side
     factor = ACTIVATIONS[options.engine_options().backend]
     decoder, encoder, tile = bundle.decoder, bundle.encoder, CascadeOptions().tile
     coders = sum(_peak(component, tile) for component in (decoder, encoder))
@@ -128,11 +128,11 @@ def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], i
         level = generation.levels[index]
         for component in (generation.bundle.decoder, generation.bundle.encoder):
             method = measuring_method(component, level)
-            request = PlanRequest(SWEEP_NBYTES, workers=options.cores, cores=options.cores, backend="ort")
+            request = PlanRequest(SWEEP_NBYTES, workers=options.side_by_side, cores=options.cores, backend="ort")
             cells = default_cells(level.height, level.width)
             tile = min(32, level.height), min(32, level.width)
             setting = Setting(
-                generation.bundle, component, level.height, level.width, request, tile, options.cores, 1, False,
+                generation.bundle, component, level.height, level.width, request, tile, options.side_by_side, 1, False,
                 method, cells,
             )  # fmt: skip
             _, held, buffers = measure_buffers(setting, [])

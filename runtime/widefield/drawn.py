@@ -77,7 +77,7 @@ class DrawnPicture(LazyPixels):
         """The fields of all levels."""
         with self._lock:
             if self._cascade is None:
-                engine = self.options.engine_options(workers=self.options.cores)
+                engine = self.options.engine_options(workers=self.options.side_by_side)
                 plan = self.draw_plan()
                 options = self.generation.cascade_options(engine, held_nbytes=plan.held_nbytes)
                 self._cascade = self.generation.cascade(Memo(plan.memo_nbytes), options)
@@ -158,7 +158,7 @@ class DrawnJob(DecodeJob):
     def beside(path: Path, generation: Generation, options: RunOptions) -> DrawnJob:
         """Of a picture that will lie at `path`."""
         folder = path.with_name(f"{path.stem}.levels")
-        engine = options.engine_options(workers=options.cores)
+        engine = options.engine_options(workers=options.side_by_side)
 
         def opened() -> Any:
             return Drawing(generation, folder, engine).store(generation.levels[-1]).source()
@@ -172,7 +172,7 @@ class DrawnJob(DecodeJob):
 
     def drawing(self, options: RunOptions) -> Drawing:
         """Its levels, to be made within the budget."""
-        engine = options.engine_options(workers=options.cores)
+        engine = options.engine_options(workers=options.side_by_side)
         plan = plan_drawing(self.generation, options, lazily=False)
         return Drawing(self.generation, self.folder, engine, plan.memo_nbytes, plan.held_nbytes)
 

@@ -52,6 +52,11 @@ class RunOptions:
     def cores(self) -> int:
         return len(os.sched_getaffinity(0))
 
+    @property
+    def side_by_side(self) -> int:
+        """Windows and tiles that are drawn at once: `workers`, or one a core."""
+        return self.workers or self.cores
+
 
 def parse_nbytes(text: str) -> int:
     """Bytes from "8GiB", "512 MiB", "2e9"; raises BadRequest for anything else, or less than one byte."""

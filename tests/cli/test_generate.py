@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_the_levels_that_are_done(drawing_bundle, whole, children, 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(drawing_bundle, whole, children, tmp_path):
     path = tmp_path / "sea.tif"
     said = children.run(*command(drawing_bundle, path, "--quiet"), limit=300_000).fault()
-    assert "File too large" in said or "no space" in said
+    assert "would pass the largest size" in said and "sea.levels" in said
     assert children.run(*command(drawing_bundle, path, "--quiet")).status == 0
     assert_same(path, pixels(whole[0]))
 
@@ -223,8 +223,15 @@ def test_plan_tells_what_drawing_takes(drawing_bundle, capsys):
     assert told.status == 0 and "steps of a window" in told.out and "cold viewport of 1024 x 1024" in told.out
 
 
-def test_a_budget_that_is_too_small_names_one_that_works(drawing_bundle, tmp_path, capsys):
+def test_a_budget_that_is_too_small_names_one_that_gives_the_same(drawing_bundle, whole, tmp_path, capsys):
     said = run(capsys, *command(drawing_bundle, tmp_path / "sea.tif", "--quiet", "--memory", "64MiB")).fault()
     need = said.rpartition("--memory to ")[2].strip()
     assert said.count(need) == 1 and not (tmp_path / "sea.tif").exists()
     assert run(capsys, *command(drawing_bundle, tmp_path / "sea.tif", "--quiet", "--memory", need)).status == 0
+    assert_alike(pixels(tmp_path / "sea.tif")[0], pixels(whole[0])[0])
+
+
+@pytest.mark.parametrize("more", [("--workers", 1), ("--tile", "24x40"), ("--memory", "5GiB")])
+def test_the_same_seed_is_the_same_picture(more, drawing_bundle, whole, tmp_path, capsys):
+    assert run(capsys, *command(drawing_bundle, tmp_path / "sea.tif", "--quiet", *more)).status == 0
+    assert_alike(pixels(tmp_path / "sea.tif")[0], pixels(whole[0])[0])

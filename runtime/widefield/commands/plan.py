@@ -76,7 +76,7 @@ def drawing(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> dict[
     width, height = size
     generation = Generation(bundle, "", (height, width), 0, Recipe())
     plan = plan_drawing(generation, options, lazily=False)
-    engine = options.engine_options(workers=options.cores)
+    engine = options.engine_options(workers=options.side_by_side)
     fields = generation.cascade(Memo(0), generation.cascade_options(engine))
     y, x = (max(0, side - VIEWPORT_PX) // 2 for side in (height, width))
     viewport = Region(y, x, min(height, y + VIEWPORT_PX), min(width, x + VIEWPORT_PX))
