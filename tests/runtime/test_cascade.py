@@ -120,3 +120,32 @@ def test_drawn_latents_decode_like_any_others(small):
     assert np.abs(np.clip((floats + 1) * 127.5, 0, 255).transpose(1, 2, 0) - pixels).max() <= 1.01
     picture.close()
     made.close()
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_any_part_of_any_level_is_that_of_the_whole(small, case):
+    """Over sizes, growths, strides, phases, steps and seeds; cold, and with room for little or nothing."""
+    _, bundle = small
+    dice = np.random.default_rng(case)
+    size = tuple(int(n) for n in dice.integers(70, 330, 2))
+    recipe = {
+        "growth": int(dice.integers(2, 5)),
+        "phases": (1, int(dice.integers(1, 4))),
+        "steps": (3, int(dice.integers(1, 4))),
+        "strength": float(dice.uniform(0.3, 1.0)),
+        "stride": (int(dice.integers(8, 17)), int(dice.integers(12, 25))),
+        "seed": int(dice.integers(1 << 40)),
+        "tile": (int(dice.integers(9, 30)), int(dice.integers(9, 30))),
+    }
+    whole = cascade(bundle, size, **recipe)
+    for level in range(len(whole.levels)):
+        field = whole.pixels[level]
+        full = field.read(field.extent)
+        lazy = cascade(bundle, size, **recipe, memo=Memo((1 << 24, 1 << 22)[case % 2]), batch=1 + case % 3)
+        y, x = (int(dice.integers(side)) for side in (field.height, field.width))
+        region = Region(y, x, y + int(dice.integers(1, 60)), x + int(dice.integers(1, 60))).clipped(field.extent)
+        part = lazy.pixels[level].read(region)
+        steps = np.abs(np.rint(part * 127.5) - np.rint(full[:, *region.slices] * 127.5))
+        assert steps.max() <= 1 and (steps > 0).sum() <= 1 + 1e-4 * steps.size, (level, region, recipe)
+        lazy.close()
+    whole.close()

@@ -1,0 +1,66 @@
+"""The bench of drawing: its measures where the answers are known, and what it says of the embedded checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from widefield_bench.drawing import DrawingCase, correlation, detail, measure, seams
+
+
+def noise(side: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 255, (side, side, 3))
+
+
+def test_correlation_is_of_the_box_mean():
+    below = noise(40)
+    level = below.repeat(4, 0).repeat(4, 1)
+    assert correlation(level, below) == pytest.approx(1)
+    assert correlation(level + noise(160, 1) - 127, below) > 0.9
+    assert abs(correlation(noise(160, 2), below)) < 0.1
+
+
+def test_detail_counts_what_is_finer_than_the_parent():
+    y, x = np.mgrid[:128, :128]
+    coarse = np.sin(2 * np.pi * (3 * x + 2 * y) / 128)[..., None].repeat(3, 2)
+    fine = np.sin(2 * np.pi * 50 * x / 128)[..., None].repeat(3, 2)
+    assert detail(coarse + 0.1 * fine, coarse + 0.01 * fine, 2) == pytest.approx(100, rel=0.01)
+    assert detail(coarse, coarse, 2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_seams_are_seen(axis):
+    pixels = noise(320) / 20
+    borders = [12, 16, 24, 28]
+    assert seams(pixels, borders, 8, axis) == pytest.approx(1, abs=0.1)
+    other = pixels.copy()
+    np.moveaxis(other, axis, 0)[12 * 8 :] += 60
+    assert seams(other, borders, 8, axis) > 1.5
+    assert seams(other, borders, 8, 1 - axis) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", ["a volcanic archipelago at dawn", "clouds over the open sea"])
+def test_levels_agree_bring_detail_and_show_no_seam(prompt):
+    """The embedded checkpoint at 2048 x 2048; the smaller level has too few borders to judge seams by."""
+    rows = measure(DrawingCase("looks", prompt=prompt))["levels"]
+    print(rows)
+    assert [row["size_px"] for row in rows] == [[512, 512], [2048, 2048]]
+    assert all(row["correlation"] > 0.9 for row in rows)
+    assert all(row["detail"] > 2 for row in rows)
+    assert all(abs(seam - 1) < 0.02 for seam in rows[-1]["seams"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["512MiB", "1GiB"])
+def test_drawing_keeps_to_its_budget(memory):
+    row = measure(DrawingCase("whole", (3000, 2000), memory=memory))
+    print(row)
+    assert row["within"], row
+
+
+@pytest.mark.slow
+def test_a_cold_viewport_of_the_largest_picture_is_what_was_counted():
+    row = measure(DrawingCase("cold", (524_288, 524_288)))
+    print(row)
+    assert row["units"] <= row["counted_units"] and row["window_steps"] <= 3 * row["least_window_steps"]
