@@ -52,7 +52,7 @@ def test_levels_agree_bring_detail_and_show_no_seam(prompt):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", ["512MiB", "1GiB"])
+@pytest.mark.parametrize("memory", ["600MiB", "1GiB"])
 def test_drawing_keeps_to_its_budget(memory):
     row = measure(DrawingCase("whole", (3000, 2000), memory=memory))
     print(row)

@@ -221,6 +221,9 @@ def test_plan_tells_what_drawing_takes(drawing_bundle, capsys):
     assert drawn["viewport"]["window_steps"] <= 3 * drawn["viewport"]["least_window_steps"]
     told = run(capsys, "plan", drawing_bundle, "--size", "2000x1000")
     assert told.status == 0 and "steps of a window" in told.out and "cold viewport of 1024 x 1024" in told.out
+    need = run(capsys, "plan", drawing_bundle, "--size", "2000x1000", "--json").json()["peak_host_nbytes"]
+    tight = run(capsys, "plan", drawing_bundle, "--size", "2000x1000", "--memory", f"{need >> 20}MiB")
+    assert tight.status == 0 and ("drawing takes" in tight.out or "raise --memory to" in tight.out)
 
 
 def test_a_budget_that_is_too_small_names_one_that_gives_the_same(drawing_bundle, whole, tmp_path, capsys):

@@ -69,13 +69,17 @@ def drawing(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> dict[
     viewport in the middle."""
     from widefield.cone import cone
     from widefield.draw_plan import plan_drawing
+    from widefield.errors import OverBudget
     from widefield.generation import Generation, Recipe
     from widefield.geometry import Region
     from widefield.memo import Memo
 
     width, height = size
     generation = Generation(bundle, "", (height, width), 0, Recipe())
-    plan = plan_drawing(generation, options, lazily=False)
+    try:
+        memory = plan_drawing(generation, options, lazily=False).as_dict()
+    except OverBudget as refused:  # decoding alone may still fit
+        memory = {"refused": str(refused), "smallest_nbytes": refused.smallest_nbytes}
     engine = options.engine_options(workers=options.side_by_side)
     fields = generation.cascade(Memo(0), generation.cascade_options(engine))
     y, x = (max(0, side - VIEWPORT_PX) // 2 for side in (height, width))
@@ -93,7 +97,7 @@ def drawing(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> dict[
                 "latents_nbytes": 4 * bundle.latent_channels * level.area,
             }
         )  # fmt: skip
-    return {**plan.as_dict(), "levels": levels, "viewport_px": VIEWPORT_PX, "viewport": counted.as_dict()}
+    return {**memory, "levels": levels, "viewport_px": VIEWPORT_PX, "viewport": counted.as_dict()}
 
 
 def latents_nbytes(bundle: Bundle, answer: Plan) -> int:
@@ -124,8 +128,11 @@ def _tell_drawing(drawn: dict[str, Any]) -> None:
     windows = sum(level["windows"] * level["steps"] // max(1, level["phases"]) for level in levels)
     stored = sum(level["latents_nbytes"] for level in levels)
     click.echo(f"drawn in levels of {sides} latents: {windows:,} steps of a window, {show_nbytes(stored)} meanwhile")
-    host, budget = drawn["peak_host_nbytes"], drawn["memory_nbytes"]
-    click.echo(f"drawing takes {show_nbytes(host)} of {show_nbytes(budget)}")
+    if "refused" in drawn:
+        click.echo(f"drawing does not fit: {drawn['refused']}")
+    else:
+        host, budget = drawn["peak_host_nbytes"], drawn["memory_nbytes"]
+        click.echo(f"drawing takes {show_nbytes(host)} of {show_nbytes(budget)}")
     viewport = drawn["viewport"]
     side = drawn["viewport_px"]
     click.echo(
