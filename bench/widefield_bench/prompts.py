@@ -76,6 +76,8 @@ CONCEPTS = (
     Concept("forest", "mountains, from high above", "rainforest mountains, from high above", green),
     Concept("night", "mountains by day", "mountains at night", bright, -1),
     Concept("clouds", "the open sea by day", "the open sea by day, cloudy", white),
+    Concept("sea", "plains, from space", "the open sea, from space", water),
+    Concept("dawn", "mountains by day", "mountains at dawn", warm),
 )
 # A pair of widefield_export.worlds.draw.HELD_OUT; each concept against a prompt that has the other alone.
 HELD_OUT = ("rainforest", "dusk")

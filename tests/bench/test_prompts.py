@@ -79,8 +79,8 @@ def test_a_small_run_writes_every_row(tmp_path, capsys):
     made = json.loads((tmp_path / "prompts.json").read_text())
     assert made["about"]["held_out"] == {"pair": ["rainforest", "dusk"], "scenes": 50, "seen": 0}
     concepts = [row for row in made["rows"] if "concept" in row]
-    assert len(concepts) == 8 and all(np.isfinite(row["effect"]) for row in concepts)
+    assert len(concepts) == 10 and all(np.isfinite(row["effect"]) for row in concepts)
     by_name = {row["concept"]: row for row in concepts}
     assert by_name["night"]["mean_given"] < by_name["night"]["mean_without"]
-    assert [row["pictures"] for row in made["rows"][8:]] == ["drawn", "level 0, bicubic", "floor"]
+    assert [row["pictures"] for row in made["rows"][10:]] == ["drawn", "level 0, bicubic", "floor"]
     assert "rainforest and dusk meet in 0 of 50 scenes" in capsys.readouterr().out
