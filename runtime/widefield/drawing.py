@@ -1,7 +1,7 @@
 """Draw a picture level by level, each from the one below, which lies on disk by then. Resumable by shards.
 
 FOLDER/level-00.zarr ... level-KK.zarr     latents, a LevelStore each
-FOLDER/level-K.decoder.safetensors, ...    summaries that were measured on the way
+FOLDER/DIGEST/level-K.decoder.safetensors  summaries that were measured on the way, of the picture with that digest
 """
 
 from __future__ import annotations
@@ -41,22 +41,25 @@ class Drawing:
         self.engine, self.memo_nbytes, self.held_nbytes = engine, memo_nbytes, held_nbytes
         self._guide = cache(lambda: generation.guide(engine))
 
-    def store(self, level: Level) -> LevelStore:
+    def store(self, level: Level, *, overwrite: bool = False) -> LevelStore:
         """A level's latents, made or found."""
         channels = self.generation.bundle.decoder.input_channels
         digest = self.generation.digest(level.index, self.engine)
         path = self.folder / f"level-{level.index:02}.zarr"
-        return LevelStore(path, (channels, level.height, level.width), digest)
+        return LevelStore(path, (channels, level.height, level.width), digest, overwrite=overwrite)
 
-    def draw(self, talk: Talk | None = None) -> dict[int, Source]:
-        """Make what is missing of every level; gives the latents of all that were drawn."""
+    def draw(self, talk: Talk | None = None, *, overwrite: bool = False) -> dict[int, Source]:
+        """Make what is missing of every level; gives the latents of all that were drawn.
+
+        StoreError where another picture's levels are there, unless `overwrite`.
+        """
         with explained(self.folder):
             self.folder.mkdir(exist_ok=True)
         stored: dict[int, Source] = {}
         for level in self.generation.levels:
             if level.index == 0 and self.generation.ground is not None:
                 continue
-            store = self.store(level)
+            store = self.store(level, overwrite=overwrite)
             missing = store.missing()
             if missing:
                 self._make(level, store, missing, stored, talk)
@@ -90,7 +93,10 @@ class Drawing:
 
     def cascade(self, stored: Mapping[int, Source]) -> Cascade:
         """The fields of every level, on top of those that are stored; the caller closes them."""
-        options = self.generation.cascade_options(self.engine, summaries=self.folder, held_nbytes=self.held_nbytes)
+        summaries = self.folder / self.generation.digest(-1, self.engine)[:16]
+        with explained(self.folder):
+            summaries.mkdir(exist_ok=True)
+        options = self.generation.cascade_options(self.engine, summaries=summaries, held_nbytes=self.held_nbytes)
         return self.generation.cascade(Memo(self.memo_nbytes), options, stored, self._guide)
 
     def inherited_summary(self, stored: Mapping[int, Source]) -> Summary:

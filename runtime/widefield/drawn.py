@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from widefield.cascade import Cascade
 from widefield.draw_plan import DrawPlan, plan_drawing
 from widefield.drawing import Drawing
-from widefield.errors import BadRequest, OverBudget
+from widefield.errors import BadRequest, OverBudget, WidefieldError
 from widefield.generation import DrawnLatents, Generation
 from widefield.geometry import Region
 from widefield.job import DecodeJob, Talk
@@ -140,7 +140,12 @@ class LevelPixels(LazyPixels):
         self.check_inside(region)
         with watched(Watch(progress, cancelled)):
             values = self.picture.cascade().pixels[self.index].read(region)
-        pixels, _ = to_pixels_reference(values)
+        pixels, bad = to_pixels_reference(values)
+        if bad:
+            raise WidefieldError(
+                f"level {self.index} has {bad} values that are not numbers in {region}; wanted finite ones; try "
+                "--precision f32"
+            )
         return pixels
 
     def close(self) -> None:
@@ -199,7 +204,9 @@ class DrawnJob(DecodeJob):
 
     def kept_summary(self, beside: Path, options: RunOptions, plan: Plan, talk: Talk | None) -> Summary:
         drawing = self.drawing(options)
-        stored = drawing.draw(talk)
+        stored = drawing.draw(talk, overwrite=options.overwrite)
         if options.summary != "auto":
             return super().kept_summary(beside, options, plan, talk)
-        return drawing.inherited_summary(stored)
+        summary = drawing.inherited_summary(stored)
+        summary.save(beside)
+        return summary

@@ -28,14 +28,19 @@ DIGEST = "digest"
 
 
 class LevelStore:
-    """`digest` tells what its latents are of: another one's folder is refused."""
+    """`digest` tells what its latents are of: another one's are refused, or replaced where `overwrite` says so."""
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], digest: str) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int], digest: str, *, overwrite: bool = False) -> None:
         import zarr
 
         self.path, self.shape = path, shape
-        if path.exists():
-            self._check(digest)
+        if path.exists() and self._known() != digest:
+            if not overwrite:
+                raise StoreError(
+                    f"{path} holds latents of another prompt, size, seed or setting; wanted those of this one; name "
+                    "another output or pass --overwrite"
+                )
+            shutil.rmtree(path)
         with explained(path):
             if not path.exists():
                 self._create(digest)
@@ -55,19 +60,15 @@ class LevelStore:
         )  # fmt: skip
         work.rename(self.path)
 
-    def _check(self, digest: str) -> None:
+    def _known(self) -> str:
+        """The digest of what is there. StoreError for what is not ours."""
         try:
             attributes = json.loads((self.path / "zarr.json").read_bytes())["attributes"]
-            found = attributes[DIGEST] if OURS in attributes else None
+            if OURS in attributes:
+                return str(attributes[DIGEST])
         except (OSError, ValueError, KeyError, TypeError):
-            found = None
-        if found is None:
-            raise StoreError(f"{self.path} holds no latents of widefield; it is left as it is; name another output")
-        if found != digest:
-            raise StoreError(
-                f"{self.path} holds latents of another prompt, size, seed or setting; wanted those of this one; name "
-                "another output or pass --overwrite"
-            )
+            pass
+        raise StoreError(f"{self.path} holds no latents of widefield; it is left as it is; name another output")
 
     def shards(self) -> Iterator[Region]:
         """All of them, in Morton order: those that lie side by side are mostly made one after the other."""

@@ -30,7 +30,7 @@ def whole(drawing_bundle, children, tmp_path_factory):
     latents = ("--save-latents", folder / "sea.npy")
     answer = children.run(*command(drawing_bundle, folder / "sea.tif", *latents, "--json"))
     assert answer.json()["size_px"] == list(SIZE)
-    assert sorted(p.name for p in folder.iterdir()) == ["sea.npy", "sea.tif"]
+    assert sorted(p.name for p in folder.iterdir()) == ["sea.npy", "sea.summary.safetensors", "sea.tif"]
     return folder / "sea.tif", folder / "sea.npy", answer.seconds
 
 
@@ -102,6 +102,15 @@ def test_ctrl_c_keeps_the_levels_that_are_done(drawing_bundle, whole, children, 
     assert "another" in refused
     assert {p: p.stat().st_mtime_ns for p in levels.glob("*/c/0/*/*")} == made
     assert children.run(*command(drawing_bundle, path, "--quiet")).status == 0
+    assert_same(path, pixels(whole[0]))
+
+
+def test_levels_of_another_picture_are_replaced_when_asked(drawing_bundle, whole, children, tmp_path):
+    path, levels = tmp_path / "sea.tif", tmp_path / "sea.levels"
+    other = command(drawing_bundle, path, "--quiet", "--seed", 6)
+    assert children.run(*other, signal=signal.SIGKILL, there=levels / "level-01.zarr/c/0/0/0").status != 0
+    assert "pass --overwrite" in children.run(*command(drawing_bundle, path, "--quiet")).fault()
+    assert children.run(*command(drawing_bundle, path, "--quiet", "--overwrite")).status == 0
     assert_same(path, pixels(whole[0]))
 
 
