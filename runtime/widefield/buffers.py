@@ -12,10 +12,10 @@ from typing import Literal
 from widefield.attend import block_nbytes
 from widefield.bundle import Bundle, Component, GraphSpec, evaluate
 from widefield.certificate import certified_tiles
-from widefield.coder import FEWEST_INTERIOR
+from widefield.coder import has_interior
 from widefield.sampling import CELL, SWEEP_TILE, stages
 from widefield.store.spec import level_sizes
-from widefield.tiles import input_shapes, interior_tiles
+from widefield.tiles import input_shapes
 
 Method = Literal["exact", "sampled"]
 MIB = 1 << 20
@@ -28,7 +28,7 @@ ACTIVATIONS = {"ort": 1.15, "openvino": 1.10, "openvino bf16": 0.55}
 CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 1.25, "openvino bf16": 0.62}
 WEIGHTS = {"ort": 3.0, "openvino": 3.0}
 RUNTIME_NBYTES = {"ort": 64 * MIB, "openvino": 72 * MIB}
-WORKER_NBYTES = {"ort": 12 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
+WORKER_NBYTES = {"ort": 32 * MIB, "openvino": 48 * MIB}  # small pieces that a thread's heap keeps
 HELD_ROOM = 1.3  # of what lives between two stages: rooms are used again, and some are too large
 SQUARES_A_CALL = 4
 
@@ -98,6 +98,12 @@ def _graph_nbytes(graphs: tuple[GraphSpec, ...], batch: int, rows: int, columns:
     return max((graph.peak_nbytes(batch, rows, columns) for graph in graphs), default=0)
 
 
+def _weights_nbytes(bundle: Bundle, backend: str) -> int:
+    """Of all engines: they compute with float32 whatever the weights are stored in."""
+    stored = 2 if bundle.manifest.get("dtype") == "float16" else 1
+    return int(bundle.weights_nbytes * stored * WEIGHTS[backend])
+
+
 def _blocked(component: Component) -> float:
     """How much larger values become where an engine keeps channels in blocks of 16: the most among those that cross
     stages. 1 for widths that are multiples of 16, as trained networks have them."""
@@ -110,9 +116,8 @@ def _activations(setting: Setting) -> int:
     """Bytes of all workers' activations at most: one makes a certified tile (`TileCoder` sees to that), the others not.
 
     With `keeps` every worker has a block for every kind of graph but the certified, which has one, and ONNX Runtime
-    takes twice one while it learns their pattern. Without, ONNX Runtime keeps none between two tiles; OpenVINO keeps
-    them for every worker that has run a kind of graph, until nobody runs that kind: with `workers` past two, interior
-    and border ones may both be there, some of them idle.
+    takes twice one while it learns their pattern. Without, ONNX Runtime keeps none between two tiles; OpenVINO, which
+    has no interior graphs, keeps them for every worker that has run a kind of graph, until nobody runs that kind.
     """
     component, request, workers = setting.component, setting.request, setting.workers
     plain, certified = (
@@ -126,9 +131,9 @@ def _activations(setting: Setting) -> int:
     certifies = has_certified(component, setting.tile, setting.height, setting.width)
     one = int(certified * CERTIFIED_ACTIVATIONS[kind]) if certifies else each
     if setting.keeps:
-        interior = interior_tiles(component, setting.tile, setting.height, setting.width) >= FEWEST_INTERIOR
+        interior = has_interior(component, setting.tile, setting.height, setting.width, request.backend)
         return each * workers * (1 + interior) + max(each, one)
-    others = workers - 1 if request.backend == "ort" or workers == 1 else workers + max(0, workers - 2)
+    others = workers - 1 if request.backend == "ort" or workers == 1 else workers
     return others * each + one
 
 
@@ -150,7 +155,7 @@ def stream_buffers(setting: Setting) -> list[Buffer]:
     buffers = [
         Buffer("engine runtime", "host", "both", RUNTIME_NBYTES["ort"]),
         Buffer("workers' heaps", "host", "both", WORKER_NBYTES["ort"] * workers),
-        Buffer("weights", "host", "both", int(bundle.weights_nbytes * WEIGHTS[request.backend])),
+        Buffer("weights", "host", "both", _weights_nbytes(bundle, request.backend)),
         Buffer("activations", "host", "stream", _activations(setting)),
         Buffer("tiles in and out", "host", "stream", ends * workers),
     ]

@@ -18,8 +18,18 @@ from widefield.summary import Summary
 from widefield.tiles import Source, core, gather, inside, interior_tiles, is_border, size_in_cells
 
 Array = NDArray[np.float32]
-# A mask costs 3 % of a tile; opening and warming graphs without them costs each worker about a tile.
-FEWEST_INTERIOR = 64
+# Masks cost ONNX Runtime a tenth of a tile; opening and warming graphs without them costs each worker about a tile.
+# OpenVINO loses a fiftieth, less than the memory is worth.
+FEWEST_INTERIOR = {"ort": 64, "openvino": None}
+
+
+def has_interior(
+    component: Component, tile: tuple[int, int], height: int, width: int, backend: str, fewest: int | None = None
+) -> bool:
+    """Whether tiles that need no masks run through graphs without: a function of sizes and the engine alone.
+    `fewest`: instead of the engine's own number of such tiles."""
+    fewest = FEWEST_INTERIOR[backend] if fewest is None else fewest
+    return fewest is not None and interior_tiles(component, tile, height, width) >= fewest
 
 
 class TileCoder:
@@ -39,7 +49,7 @@ class TileCoder:
         batch: int,
         options: EngineOptions,
         *,
-        interior_from: int = FEWEST_INTERIOR,
+        interior_from: int | None = None,
         certify: bool = True,
         engines: CoderEngines | None = None,
     ) -> None:
@@ -50,7 +60,8 @@ class TileCoder:
         self.height, self.width = size_in_cells(component, source)
         self.certifier = Certifier(component, summary, self.height, self.width)
         self._certifies = certify and any(site.kind == "norm" for site in component.sites)
-        self._has_interior = interior_tiles(component, tile, self.height, self.width) >= interior_from
+        backend = options.resolved().backend
+        self._has_interior = has_interior(component, tile, self.height, self.width, backend, interior_from)
         self.engine_seconds = 0.0
         self.calls = 0
         self._lock = threading.Lock()

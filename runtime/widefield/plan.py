@@ -23,10 +23,9 @@ from widefield.buffers import (
     stream_buffers,
 )
 from widefield.bundle import Bundle, Component
-from widefield.coder import FEWEST_INTERIOR
+from widefield.coder import has_interior
 from widefield.errors import BadRequest, OverBudget
 from widefield.sampling import CELL, default_cells
-from widefield.tiles import interior_tiles
 
 EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
@@ -189,15 +188,15 @@ def _plan(
         measure_flops=measure_flops(setting) if component.sites else 0,
         written_nbytes=_written(component, height, width, request.bits_per_px),
         tiles=tiles,
-        kinds=_kinds(component, tile, height, width),
+        kinds=_kinds(component, tile, height, width, request.backend),
         backend=request.backend,
         keeps=keeps,
     )  # fmt: skip
 
 
-def _kinds(component: Component, tile: tuple[int, int], height: int, width: int) -> int:
+def _kinds(component: Component, tile: tuple[int, int], height: int, width: int, backend: str) -> int:
     """How many kinds of fused graphs a picture needs: border, interior, certified."""
-    interior = interior_tiles(component, tile, height, width) >= FEWEST_INTERIOR
+    interior = has_interior(component, tile, height, width, backend)
     return 1 + interior + has_certified(component, tile, height, width)
 
 
