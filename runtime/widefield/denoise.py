@@ -74,7 +74,7 @@ class Denoiser:
         """Up to `size` windows, which an engine takes; fewer are filled up and cut again."""
         latent = x if len(x) == size else np.concatenate([x, np.repeat(x[-1:], size - len(x), 0)])
         shapes = self.part.shapes(self.window, size)
-        given = {name: np.ascontiguousarray(np.broadcast_to(value, shapes[name])) for name, value in feeds.items()}
+        given = {name: np.array(np.broadcast_to(value, shapes[name]), order="C") for name, value in feeds.items()}
         out = np.empty(shapes["latent"], np.float32)
         engine = self._opened(size)
         with self._turns:
@@ -98,7 +98,7 @@ class Denoiser:
             value = values.get(name)
             if value is None:
                 raise BadRequest(f"{self.bundle.name}: the denoiser wants {name}, the prompt gives none; export again")
-            told[name] = np.ascontiguousarray(np.broadcast_to(value, shape), np.float32)
+            told[name] = np.array(np.broadcast_to(value, shape), np.float32, order="C")
         return told
 
     def _opened(self, size: int) -> Engine:

@@ -247,3 +247,11 @@ def test_a_budget_that_is_too_small_names_one_that_gives_the_same(drawing_bundle
 def test_the_same_seed_is_the_same_picture(more, drawing_bundle, whole, tmp_path, capsys):
     assert run(capsys, *command(drawing_bundle, tmp_path / "sea.tif", "--quiet", *more)).status == 0
     assert_alike(pixels(tmp_path / "sea.tif")[0], pixels(whole[0])[0])
+
+
+def test_openvino_draws_the_same(drawing_bundle, whole, tmp_path, capsys):
+    """To the rounding of its sums, which a denoiser amplifies."""
+    args = [arg if arg != "ort" else "openvino" for arg in command(drawing_bundle, tmp_path / "sea.tif", "--quiet")]
+    assert run(capsys, *args).status == 0
+    apart = np.abs(pixels(tmp_path / "sea.tif")[0].astype(int) - pixels(whole[0])[0])
+    assert apart.mean() < 0.05 and np.percentile(apart, 99.9) <= 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,18 +13,21 @@ from models import DENOISERS
 from pipelines import save_pipeline
 from single_files import open_clip_file, single_file
 from widefield.bundle import open_bundle
-from widefield.engine import EngineOptions, open_engine
+from widefield.engine import EngineOptions
 from widefield.errors import BadCheckpoint, BadRequest
+from widefield.generation import Generation, Recipe
+from widefield.geometry import Region
+from widefield.memo import Memo
 from widefield.parts import load_schedule
 from widefield.prompt import embed
-from widefield.schedule import guided, update
 from widefield_export.commands import _tell_generation, export_bundle
 from widefield_export.pipeline import _check_widths
+from widefield_kernels.noise import normal_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' NumPy
 
 ORT = EngineOptions("ort")
-ROWS, COLUMNS, STEPS = 10, 6, 5
+ROWS, COLUMNS, STEPS, SEED = 10, 6, 5, 3
 OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in ("SD1.5", "SD3", "FLUX.1-dev", "SANA")]
 PROMPT, NEGATIVE = "the sea at dawn", "a town"
 
@@ -46,46 +50,22 @@ def exported(tmp_path_factory):
     return of
 
 
-def ours(bundle, latent, guidance, sizes=None):
-    """One window, sampled as the manifest says."""
-    parts = bundle.parts
-    window = parts.denoiser.window(ROWS, COLUMNS)
-    both = embed(bundle, PROMPT, NEGATIVE, ORT)
-    run_of = load_schedule(bundle, parts.defaults.sampler).run(STEPS)
-    free = parts.defaults.guidance_kind == "free"
-    used = both[::-1] if free else both[:1]  # negative first
-    shapes = parts.denoiser.shapes(window, len(used))
-    engine = open_engine(bundle.file(window.file), shapes, {}, ORT)
-    feeds = {"text": np.stack([c.text for c in used])}
-    if "pooled" in shapes:
-        feeds["pooled"] = np.stack([c.pooled for c in used])
-    if "text_mask" in shapes:
-        feeds["text_mask"] = np.stack([c.mask for c in used])
-    if "sizes" in shapes:
-        feeds["sizes"] = np.tile(np.float32(sizes), (len(used), 1))
-    if "guidance" in shapes:
-        feeds["guidance"] = np.full(len(used), guidance, np.float32)
-    if "position" in shapes:
-        feeds["position"] = np.float32(window.place)
-    x, history = latent * np.float32(run_of.initial), None
-    for step in run_of.steps:
-        feeds["latent"] = np.repeat(x * np.float32(step.input_scale), len(used), 0)
-        feeds["timestep"] = np.full(len(used), step.timestep, np.float32)
-        into = {parts.denoiser.output: np.empty_like(feeds["latent"])}
-        engine.run({name: np.ascontiguousarray(feeds[name]) for name in shapes}, into)
-        m = into[parts.denoiser.output]
-        m = guided(m[1:], m[:1], guidance) if free else m
-        x, history = update(step, x, m, None, history)
-    engine.close()
-    return x
+def ours(bundle, guidance):
+    """The latents of a picture of one window, as Model.generate draws them."""
+    scale = bundle.scale
+    recipe = Recipe(steps=STEPS, guidance=guidance, negative=NEGATIVE, phases=1)
+    generation = Generation(bundle, PROMPT, (ROWS * scale, COLUMNS * scale), SEED, recipe)
+    assert [(level.height, level.width) for level in generation.levels] == [(ROWS, COLUMNS)]
+    with closing(generation.cascade(Memo(0), generation.cascade_options(ORT))) as cascade:
+        return cascade.latents[0].read(Region(0, 0, ROWS, COLUMNS))[None]
 
 
+@pytest.mark.filterwarnings("ignore:the prompt is longer than the model reads:UserWarning")  # tiny encoders read little
 @pytest.mark.parametrize("name", ["SDXL", *OTHERS])
 def test_one_window_is_the_pipelines_own_picture(exported, name):
     pipe, checkpoint, bundle = exported(name)
-    scale, channels, guidance = bundle.scale, bundle.latent_channels, 3.5
-    latent = np.random.default_rng(3).standard_normal((1, channels, ROWS, COLUMNS)).astype(np.float32)
-    given = torch.from_numpy(latent.copy())
+    channels, guidance = bundle.latent_channels, 3.5
+    given = torch.from_numpy(normal_reference(SEED, 0, 0, channels, (0, 0, ROWS, COLUMNS)))[None]
     if name == "SD1.5":
         assert bundle.parts.defaults.sampler == "dpmpp_2m"  # PNDM is no table
         import diffusers
@@ -105,8 +85,7 @@ def test_one_window_is_the_pipelines_own_picture(exported, name):
     wanted = pipe(PROMPT, num_inference_steps=STEPS, latents=given, output_type="latent", **asked).images
     if name == "FLUX.1-dev":
         wanted = pipe._unpack_latents(wanted, asked["height"], asked["width"], pipe.vae_scale_factor)
-    height, width = ROWS * scale, COLUMNS * scale
-    found = ours(bundle, latent, guidance, sizes=(height, width, 0, 0, height, width))
+    found = ours(bundle, guidance)
     assert found.shape == wanted.shape and wanted.std() > 0.3
     difference = np.abs(found - wanted.numpy()).max()
     print(f"{name}: max |diff| {difference:.1e} of {np.abs(wanted.numpy()).max():.1f}")
