@@ -38,7 +38,7 @@ def texts(tmp_path_factory):
             pipeline = make_pipeline(name)
             pipeline.save_pretrained(folder / "checkpoint")
             opened = open_folder(folder / "checkpoint", pipeline_options())
-            entry, tokens = _write_text(opened, rule_of(opened.base.name), folder)
+            entry, tokens = _write_text(opened, rule_of(opened.base.name), folder, "float32")
             assert tokens == sum(block["tokens"] for block in entry["blocks"])
             made[name] = pipeline, Bundle(folder, {"name": name, "text": entry}, {})
         return made[name]
