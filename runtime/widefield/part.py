@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from widefield import __version__
 from widefield.buffers import STORE_TILE_PX
 from widefield.cone import cone
-from widefield.errors import BadRequest, StoreError
+from widefield.errors import BadRequest
 from widefield.geometry import Region
-from widefield.store import PyramidWriter, StoreSpec, create_or_resume, default_codec
+from widefield.save import writing
+from widefield.store import StoreSpec, create_or_resume, default_codec
 
 if TYPE_CHECKING:
     from widefield.drawn import DrawnPicture
@@ -74,22 +74,11 @@ def save_part(
             talk("drawing", min(units, total), total)
 
     store = create_or_resume(path, _spec(picture, path, region, pixels.index), overwrite=picture.options.overwrite)
-    try:
-        writer = PyramidWriter(store, threads=1)
-        try:
-            for row, column in writer.missing():
-                y, x = region.y0 + row * STORE_TILE_PX, region.x0 + column * STORE_TILE_PX
-                tile = Region(y, x, y + STORE_TILE_PX, x + STORE_TILE_PX).clipped(region)
-                writer.put(row, column, pixels.read(tile, progress=heard))
-            writer.close()
-        except BaseException:
-            writer.abort()
-            raise
-        store.close()
-    except BaseException:
-        with contextlib.suppress(StoreError):
-            store.close()
-        raise
+    with writing(store) as writer:
+        for row, column in writer.missing():
+            y, x = region.y0 + row * STORE_TILE_PX, region.x0 + column * STORE_TILE_PX
+            tile = Region(y, x, y + STORE_TILE_PX, x + STORE_TILE_PX).clipped(region)
+            writer.put(row, column, pixels.read(tile, progress=heard))
     return SavedPart(path, pixels.index, region, units, time.perf_counter() - started)
 
 

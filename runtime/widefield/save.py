@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -70,20 +70,9 @@ def save(
     options = as_before(path, options)
     plan = job.plan(options)
     store = create_or_resume(path, store_spec(job, path, plan, options), overwrite=options.overwrite)
-    try:
-        writer = PyramidWriter(store, threads=1)
-        try:
-            made = _Streamed()
-            _stream_missing(job, store, writer, options, plan, made, progress, talk)
-            writer.close()
-        except BaseException:
-            writer.abort()
-            raise
-        store.close()
-    except BaseException:
-        with contextlib.suppress(StoreError):
-            store.close()  # so that this process, too, may go on with it
-        raise
+    made = _Streamed()
+    with writing(store) as writer:
+        _stream_missing(job, store, writer, options, plan, made, progress, talk)
     beside = summary_path(path)
     found = store.levels[0].rows * store.levels[0].columns - made.tiles
     return Saved(
@@ -91,6 +80,24 @@ def save(
         made.measure_seconds, made.engine_share, writer.bytes_written, made.certificate,
         beside if beside.is_file() else None,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def writing(store: Store) -> Iterator[PyramidWriter]:
+    """A writer of a store's tiles. Both are closed after, also when it fails, so that this process, too, may go on."""
+    try:
+        writer = PyramidWriter(store, threads=1)
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abort()
+            raise
+        store.close()
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            store.close()
+        raise
 
 
 @dataclass
