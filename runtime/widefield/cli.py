@@ -24,6 +24,7 @@ OURS = {
     "encode": "widefield.commands.encode:encode",
     "inspect": "widefield.commands.inspect_path:inspect_path",
     "plan": "widefield.commands.plan:plan",
+    "verify": "widefield.commands.verify:verify",
 }
 # What the machine does to a run, and no mistake of ours: said in one line. Other OSErrors keep their traceback.
 MISHAPS = {

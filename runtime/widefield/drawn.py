@@ -33,6 +33,7 @@ from widefield.plan import Plan
 from widefield.reading import Watch, watched
 from widefield.render import Progress
 from widefield.save import Saved, as_before, save
+from widefield.store.provenance import ALTERED, DRAWN, PROMPT, SEED, SOURCE_TYPE
 from widefield.summary import Summary
 from widefield_kernels.epilogue import to_pixels_reference
 
@@ -174,6 +175,11 @@ class DrawnJob(DecodeJob):
     @property
     def shape(self) -> tuple[int, int, int]:
         return (*self.generation.size_px, 3)
+
+    def origin(self, options: RunOptions) -> dict[str, str]:
+        generation = self.generation
+        told = {SOURCE_TYPE: DRAWN if generation.ground is None else ALTERED, SEED: str(generation.seed)}
+        return told | ({PROMPT: generation.prompt} if options.record_prompt else {})
 
     def drawing(self, options: RunOptions) -> Drawing:
         """Its levels, to be made within the budget."""

@@ -20,8 +20,10 @@ from widefield.errors import BadRequest
 from widefield.geometry import Region
 from widefield.options import RunOptions
 from widefield.plan import Plan, make_plan
+from widefield.provenance.origin import kind_of_latents
 from widefield.render import Grid
 from widefield.sources import LatentSource, check_finite
+from widefield.store.provenance import SOURCE_TYPE
 from widefield.summary import Summary, load_summary
 from widefield.sweep import SweepOptions, measure
 
@@ -58,6 +60,10 @@ class DecodeJob:
         """(height, width, channels) in pixels."""
         scale = self.component.output_scale
         return self.source.height * scale, self.source.width * scale, self.component.output_channels
+
+    def origin(self, options: RunOptions) -> dict[str, str]:
+        """What the picture's metadata tells of where it came from; changes no pixel."""
+        return {SOURCE_TYPE: options.source_type or kind_of_latents(self.source.name)}
 
     def plan(self, options: RunOptions) -> Plan:
         """How it would be made; raises OverBudget. Computes nothing."""

@@ -24,7 +24,9 @@ class RunOptions:
     """`memory_nbytes` is what the run may take above the idle process. `tile` is in cells; None lets the plan choose.
 
     `summary` is "auto", "exact", "sampled" or the path of a saved one; `cells`, `keys` and `seed` are of a sampled one.
-    `codec` "auto" is the store's own choice (JPEG where it can hold it); "lossless" its lossless one.
+    `codec` "auto" is the store's own choice (JPEG where it can hold it); "lossless" its lossless one. `shard_px` is the
+    largest side of a .zarr's shards. `source_type` and all after it say what a picture tells of itself, and who signs
+    it: they change no pixel.
     """
 
     memory_nbytes: int = DEFAULT_MEMORY_NBYTES
@@ -41,6 +43,11 @@ class RunOptions:
     quality: int = 90
     overwrite: bool = False
     scratch: Path | None = None
+    shard_px: int | None = None
+    source_type: str | None = None
+    record_prompt: bool = False
+    sign_cert: Path | None = None
+    sign_key: Path | None = None
 
     def engine_options(self, workers: int = 1, threads: int = 1, *, keeps: bool = False) -> EngineOptions:
         """What an engine needs to know of these, with "auto" decided; raises BadRequest for an unknown engine."""

@@ -153,8 +153,11 @@ def store_spec(job: DecodeJob, path: Path, plan: Plan, options: RunOptions) -> S
         "precision": options.precision,
     }
     about = {"software": f"widefield {__version__}", "bundle_name": job.bundle.name, **determinants}
+    about |= job.origin(options)
     fingerprint = hashlib.sha256(json.dumps(determinants, sort_keys=True).encode()).hexdigest()
-    return StoreSpec(width, height, fingerprint, codec, options.quality, STORE_TILE_PX, about)
+    return StoreSpec(
+        width, height, fingerprint, codec, options.quality, STORE_TILE_PX, about, shard_px=options.shard_px
+    )
 
 
 def summary_path(path: Path) -> Path:

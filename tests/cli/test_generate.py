@@ -30,7 +30,9 @@ def whole(drawing_bundle, children, tmp_path_factory):
     latents = ("--save-latents", folder / "sea.npy")
     answer = children.run(*command(drawing_bundle, folder / "sea.tif", *latents, "--json"))
     assert answer.json()["size_px"] == list(SIZE)
-    assert sorted(p.name for p in folder.iterdir()) == ["sea.npy", "sea.summary.safetensors", "sea.tif"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "sea.npy", "sea.summary.safetensors", "sea.tif", "sea.tif.provenance",
+    ]  # fmt: skip
     return folder / "sea.tif", folder / "sea.npy", answer.seconds
 
 

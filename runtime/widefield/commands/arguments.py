@@ -57,6 +57,13 @@ def parse_folder(text: str) -> Path:
     return Path(text)
 
 
+def parse_source_type(text: str) -> str:
+    """A digital source type by name or URI; raises BadRequest for one that does not fit."""
+    from widefield.store import provenance  # numpy loads here, and not for --help
+
+    return provenance.parse_source_type(text)
+
+
 bundle = option(
     "--bundle", type=PATH, section="Files", metavar="BUNDLE",
     help="The model, as `widefield export` wrote it (the one that came with widefield).",
@@ -119,6 +126,25 @@ RUN: dict[str, Callable[[Any], Any]] = {
     "quality": option(
         "--quality", type=click.IntRange(1, 100), metavar="1-100", section="Picture",
         help=f"Of jpeg tiles ({DEFAULT.quality}).",
+    ),
+    "shard": option(
+        "--shard", "shard_px", type=click.IntRange(1), metavar="PIXELS", section="Picture",
+        help="The largest side of a .zarr's shards, its files (8192).",
+    ),
+    "source-type": option(
+        "--source-type", type=parse_source_type, metavar="NAME", section="Provenance",
+        help="What the latents are, in IPTC's words, which the picture records (what they say of themselves, or "
+        "trainedAlgorithmicMedia).",
+    ),
+    "record-prompt": option(
+        "--record-prompt", is_flag=True, default=None, section="Provenance", help="Record the prompt in the picture.",
+    ),
+    "sign-cert": option(
+        "--sign-cert", type=PATH, metavar="PEM", section="Provenance",
+        help="Sign the finished picture's manifest and a preview, with this certificate and those above it (C2PA).",
+    ),
+    "sign-key": option(
+        "--sign-key", type=PATH, metavar="PEM", section="Provenance", help="The certificate's private key.",
     ),
 }  # fmt: skip
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @arguments.bundle
 @arguments.overwrite
 @arguments.run_options("memory", "tile", "batch", "workers", "engine", "precision", "scratch")
-@arguments.run_options("summary", "cells", "seed", "codec", "quality")
+@arguments.run_options("summary", "cells", "seed", "codec", "quality", "shard")
+@arguments.run_options("source-type", "sign-cert", "sign-key")
 @arguments.as_json
 @arguments.quiet
 def decode(

@@ -100,7 +100,8 @@ DRAWING = (
     ),
 )  # fmt: skip
 PLACES = ("region", "level", "latents")
-RUN = ("memory", "tile", "workers", "engine", "precision", "scratch", "summary", "codec", "quality")
+RUN = ("memory", "tile", "workers", "engine", "precision", "scratch", "summary", "codec", "quality", "shard",
+       "record-prompt", "sign-cert", "sign-key")  # fmt: skip
 
 
 def drawing_options(function: Function) -> Function:

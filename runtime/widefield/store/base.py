@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from widefield.errors import StoreError
 from widefield.store.box import Pixels
-from widefield.store.faults import explained
+from widefield.store.faults import explained, replace_file
+from widefield.store.hashes import HASHES, MANIFEST, TileHashes, provenance_path
+from widefield.store.manifest import seal
 from widefield.store.sidecar import Sidecar
 from widefield.store.spec import Level, StoreSpec
 
@@ -46,6 +48,7 @@ class Store(ABC):
         self._counting = threading.Lock()
         self._finished = False
         self._feeders: list[Callable[[], None]] = []
+        self._hashes: TileHashes | None = None
         with explained(path):
             self._done = [self._scan(level) for level in range(len(levels))]
 
@@ -111,6 +114,7 @@ class Store(ABC):
         if self._finished:
             raise StoreError(f"{self.path} is finished; wanted one to write to; it has all of its tiles")
         with explained(self.path):
+            self._known().put(level, row, column, data)  # first: a tile that is there has its hash
             self._commit(level, row, column, data)
         self._done[level][row, column] = True
         with self._counting:
@@ -160,8 +164,22 @@ class Store(ABC):
             raise StoreError(f"{self.path} still lacks tiles; wanted all of them; go on with the run")
         with explained(self.path):
             self._seal()
+            self._tell(self.sidecar)
             self._finished = True
             self.sidecar.remove()
+
+    def _known(self) -> TileHashes:
+        """What every tile was when it was written; made when the first one is."""
+        with self._counting:
+            if self._hashes is None:
+                file = provenance_path(self.path) / HASHES
+                self._hashes = TileHashes(file, self.spec, self.levels, writable=True)
+            return self._hashes
+
+    def _tell(self, sidecar: Sidecar) -> None:
+        """Write the manifest."""
+        manifest = seal(self._known(), self.spec, self.levels, self.read_encoded)
+        replace_file(provenance_path(self.path) / MANIFEST, manifest, sidecar.staging())
 
     def close(self) -> None:
         """Finish if every tile is there, leave a state to resume from if not, and close the files.
@@ -174,6 +192,8 @@ class Store(ABC):
             self.finish()
         with explained(self.path):
             self._let_go()
+            if self._hashes is not None:
+                self._hashes.close()
         if self.sidecar is not None:
             self.sidecar.release()
 

@@ -3,6 +3,7 @@
     OUT.dzi                                    the descriptor
     OUT_files/{depth}/{column}_{row}.jpeg      depth 0 is 1 x 1 px, the deepest the picture itself
     OUT_files/widefield.json                   our record; viewers do not ask for it
+    OUT_files/picture.xmp                      what the picture says about itself (provenance.py)
 
 Our level k is depth (deepest - k). Tiles do not overlap. A tile that is not made has no file.
 """
@@ -19,7 +20,7 @@ from widefield.store import codecs
 from widefield.store.base import Marks, Store
 from widefield.store.box import Pixels
 from widefield.store.faults import replace_file
-from widefield.store.provenance import DIGITAL_SOURCE_TYPE
+from widefield.store.provenance import source_type, xmp_packet
 from widefield.store.sidecar import Sidecar
 from widefield.store.spec import Level, StoreSpec, as_record, checked, foreign, level_sizes, spec_from_json
 
@@ -49,8 +50,9 @@ class DziStore(Store):
         staging = sidecar.staging()
         for depth in range(len(_levels(spec))):
             (staging / str(depth)).mkdir(parents=True)
-        record = as_record(spec) | {"digitalSourceType": DIGITAL_SOURCE_TYPE}
+        record = as_record(spec) | {"digitalSourceType": source_type(spec.metadata)}
         (staging / "widefield.json").write_text(json.dumps(record))
+        (staging / "picture.xmp").write_bytes(xmp_packet(spec.metadata))
         staging.replace(_folder(path))
 
     @classmethod

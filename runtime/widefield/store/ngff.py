@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from widefield.store.provenance import DIGITAL_SOURCE_TYPE, SOFTWARE
+from widefield.store.provenance import SOFTWARE, source_type
 from widefield.store.spec import Level, StoreSpec, as_record
 
 
@@ -31,7 +31,7 @@ def group_metadata(spec: StoreSpec, levels: tuple[Level, ...]) -> dict[str, Any]
             "ome": {"version": "0.5", "multiscales": [multiscale], "omero": {"channels": channels}},
             "widefield": as_record(spec),
             "software": SOFTWARE,
-            "digitalSourceType": DIGITAL_SOURCE_TYPE,
+            "digitalSourceType": source_type(spec.metadata),
         },
     }
 

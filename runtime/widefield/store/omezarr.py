@@ -182,7 +182,7 @@ def _levels(spec: StoreSpec) -> tuple[Level, ...]:
 
 
 def _shard_tiles(spec: StoreSpec, level: Level) -> tuple[int, int]:
-    most = max(1, SHARD_PX // spec.tile_px)
+    most = max(1, (spec.shard_px or SHARD_PX) // spec.tile_px)
     return min(most, level.rows), min(most, level.columns)
 
 

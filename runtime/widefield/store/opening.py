@@ -8,6 +8,7 @@ from widefield.errors import StoreError
 from widefield.store.base import Store
 from widefield.store.dzi import DziStore
 from widefield.store.faults import explained
+from widefield.store.hashes import forget_provenance
 from widefield.store.omezarr import ZarrStore
 from widefield.store.png import PngStore
 from widefield.store.sidecar import Sidecar
@@ -73,6 +74,7 @@ def _held(form: type[Store], path: Path, spec: StoreSpec, sidecar: Sidecar, *, o
     found = form.found(path)
     if found is not None and overwrite:
         form.delete(path, sidecar)
+        forget_provenance(path)
         found = None
     elif found is not None:
         agree(found, spec, path)

@@ -120,7 +120,7 @@ class PngStore(Store):
         staging = self.sidecar.staging()
         with staging.open("wb") as file:
             record = _KEYWORD + self.spec.to_json().encode("ascii")
-            texts = ((b"tEXt", record), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_packet()))
+            texts = ((b"tEXt", record), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_packet(self.spec.metadata)))
             for piece in png_pieces(self.spec.width_px, self.spec.height_px, self._bands(), texts=texts):
                 file.write(piece)
             file.flush()

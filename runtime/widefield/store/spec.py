@@ -17,6 +17,7 @@ RECORD = "widefield_store"  # the key that tells our files from others'; its val
 VERSION = 1
 _COMPARED = ("width_px", "height_px", "codec", "quality", "tile_px")
 MOST_TILES = 1 << 26  # a byte each is held in memory; 524,288 x 524,288 px has 2**20
+LARGEST_SHARD_PX = 1 << 15
 LARGEST_PX = 100_000_000  # libvips refuses longer sides; GDAL and TIFF would take 2**31 - 1
 
 
@@ -50,6 +51,7 @@ class StoreSpec:
     `fingerprint` is a hex digest of everything that determines the pixels: a store with another one is not resumed.
     `codec` is "jpeg" or a lossless one ("deflate", "zstd", "jpegxl", "png"; which depends on the form), or "auto" or
     "lossless" for the form's own choice. `quality` counts for jpeg alone. `metadata` is recorded and never compared.
+    `shard_px`, the largest side of a .zarr's shards (None: 8192), counts when one is made: what is there knows its own.
     """
 
     width_px: int
@@ -59,6 +61,7 @@ class StoreSpec:
     quality: int = 90
     tile_px: int = 512
     metadata: Mapping[str, str] = field(default_factory=dict)
+    shard_px: int | None = None
 
     def to_json(self) -> str:
         """One line of ASCII, the same for equal specs."""
@@ -136,6 +139,10 @@ def checked(spec: StoreSpec, path: Path, codecs: tuple[str, ...], lossless: str)
         raise StoreError(
             f"{path}: {spec.width_px}x{spec.height_px} px in tiles of {spec.tile_px} px; wanted at most "
             f"{MOST_TILES} tiles; choose larger tiles or a smaller picture"
+        )
+    if spec.shard_px is not None and not spec.tile_px <= spec.shard_px <= LARGEST_SHARD_PX:
+        raise StoreError(
+            f"{path}: shards of {spec.shard_px} px; wanted {spec.tile_px} (a tile) to {LARGEST_SHARD_PX}; take 8192"
         )
     if not 1 <= spec.quality <= 100:
         raise StoreError(f"{path}: quality {spec.quality}; wanted 1 to 100; 90 is a good start")

@@ -87,7 +87,7 @@ def _entries(spec: StoreSpec, level: Level, *, first: bool) -> list[Entry]:
     if first:
         entries.append(Entry(IMAGE_DESCRIPTION, ASCII, spec.to_json().encode("ascii") + b"\0"))
         entries.append(Entry(305, ASCII, SOFTWARE.encode("ascii") + b"\0"))
-        entries.append(Entry(700, BYTE, xmp_packet()))
+        entries.append(Entry(700, BYTE, xmp_packet(spec.metadata)))
     if spec.codec == "jpeg":
         entries += [_numbers(530, SHORT, 2, 2), _numbers(531, SHORT, 1)]  # subsampling, centred
     if spec.codec in PREDICTED:

@@ -1,0 +1,62 @@
+"""`widefield verify`: is a picture as it was made?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from widefield.commands import arguments
+from widefield.commands.drawing import Box, parse_region
+from widefield.commands.output import print_json, show_count
+from widefield.commands.progress import reporter
+from widefield.errors import BadRequest
+
+if TYPE_CHECKING:
+    from widefield.provenance.verify import Verified
+
+
+@click.command("verify", cls=arguments.Command, short_help="Say whether a picture is as it was made.")
+@click.argument("path", type=arguments.PATH, metavar="PICTURE")
+@arguments.option(
+    "--region", type=parse_region, metavar="Y0:Y1,X0:X1", section="Files",
+    help="Look only at the tiles under these rows and columns, on all levels.",
+)  # fmt: skip
+@arguments.as_json
+@arguments.quiet
+def verify(path: Path, region: Box | None, as_json: bool, quiet: bool) -> int | None:
+    """Compare the tiles of a finished picture with what they were when they were made.
+
+    PICTURE is a .tif, .zarr, .dzi or .png of widefield, with PICTURE.provenance beside it. What was signed is checked
+    too. Exits 1 where something is not as it was.
+
+    \b
+    widefield verify islands.tif
+    widefield verify islands.tif --region 262144:263168,262144:263168
+    """
+    from widefield.geometry import Region
+    from widefield.provenance.verify import verify as verified
+
+    if not path.exists():
+        raise BadRequest(f"{path} does not exist; wanted a picture; check the path")
+    with reporter("verifying", quiet=quiet) as report:
+        box = None if region is None else Region(*region)
+        found = verified(path, box, progress=lambda done, total: report.talk("tiles", done, total))
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _tell(found, quiet=quiet)
+    return None if found.good else 1
+
+
+def _tell(found: Verified, *, quiet: bool) -> None:
+    for level, row, column in found.changed:
+        click.echo(f"changed: level {level}, row {row}, column {column}")
+    if found.wrong > len(found.changed):
+        click.echo(f"and {found.wrong - len(found.changed)} more")
+    for level in found.levels:
+        click.echo(f"unknown: level {level}, whose hashes were changed")
+    if not quiet:
+        tiles = show_count(found.tiles, "tile")
+        click.echo(f"{found.path}: {tiles} looked at, {found.wrong} not as made")
