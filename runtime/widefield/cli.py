@@ -24,6 +24,7 @@ OURS = {
     "encode": "widefield.commands.encode:encode",
     "inspect": "widefield.commands.inspect_path:inspect_path",
     "plan": "widefield.commands.plan:plan",
+    "serve": "widefield.commands.serve:serve",
     "verify": "widefield.commands.verify:verify",
 }
 # What the machine does to a run, and no mistake of ours: said in one line. Other OSErrors keep their traceback.
@@ -62,6 +63,7 @@ def widefield() -> None:
     widefield upscale photo.jpg --scale 4 -o large.tif              a picture to a larger one
     widefield encode photo.png -o latents.npy       a picture to latents
     widefield decode latents.npy -o photo.tif       and back: a seamless pyramid, resumable
+    widefield serve photo.tif                       look at one in the browser, or at one drawn as you look
     widefield plan --size 524288x524288             what a run would take; takes nothing
     widefield inspect photo.tif                     what is in a bundle or a picture
 
