@@ -7,8 +7,8 @@ FOLDER/DIGEST/level-K.decoder.safetensors  summaries that were measured on the w
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -76,12 +76,22 @@ class Drawing:
     ) -> None:
         what = f"level {level.index} of {len(self.generation.levels) - 1}"
         total = sum(1 for _ in store.shards())
-        with closing(self.cascade(stored)) as cascade:
-            latents = cascade.latents[level.index]
-            assert latents is not None
+        with self.making(level, store, stored) as make:
             for done, shard in enumerate(missing, total - len(missing)):
                 if talk is not None:
                     talk(what, done, total)
+                make(shard)
+
+    @contextmanager
+    def making(
+        self, level: Level, store: LevelStore, stored: Mapping[int, Source]
+    ) -> Iterator[Callable[[Region], None]]:
+        """What makes and commits a shard of a level, on top of those that are stored; inside, engines stay open."""
+        with closing(self.cascade(stored)) as cascade:
+            latents = cascade.latents[level.index]
+            assert latents is not None
+
+            def make(shard: Region) -> None:
                 with watched(Watch()):
                     values = latents.read(shard)
                 if not np.isfinite(values).all():
@@ -91,9 +101,17 @@ class Drawing:
                     )
                 store.write(shard, values)
 
-    def cascade(self, stored: Mapping[int, Source]) -> Cascade:
-        """The fields of every level, on top of those that are stored; the caller closes them."""
-        summaries = self.folder / self.generation.digest(-1, self.engine)[:16]
+            yield make
+
+    @property
+    def summaries(self) -> Path:
+        """Where what is measured on the way is kept."""
+        return self.folder / self.generation.digest(-1, self.engine)[:16]
+
+    def cascade(self, stored: Mapping[int, Source], summaries: Path | None = None) -> Cascade:
+        """The fields of every level, on top of those that are stored; the caller closes them. `summaries`: where they
+        are kept instead."""
+        summaries = self.summaries if summaries is None else summaries
         with explained(self.folder):
             summaries.mkdir(exist_ok=True)
         options = self.generation.cascade_options(self.engine, summaries=summaries, held_nbytes=self.held_nbytes)

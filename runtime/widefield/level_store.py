@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,20 @@ class LevelStore:
         """Under another name first: what is there has its metadata."""
         import zarr
 
-        work = self.path.with_name(f".{self.path.name}.new")
-        shutil.rmtree(work, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
         channels = self.shape[0]
         zarr.create_array(
-            work, shape=self.shape, chunks=(channels, CHUNK, CHUNK), shards=(channels, SHARD, SHARD), dtype="float32",
-            fill_value=float("nan"), compressors=None, dimension_names=("channel", "row", "column"),
+            work / self.path.name, shape=self.shape, chunks=(channels, CHUNK, CHUNK), shards=(channels, SHARD, SHARD),
+            dtype="float32", fill_value=float("nan"), compressors=None, dimension_names=("channel", "row", "column"),
             attributes={OURS: 1, DIGEST: digest},
         )  # fmt: skip
-        work.rename(self.path)
+        try:
+            (work / self.path.name).rename(self.path)
+        except OSError:
+            if not self.path.exists():  # or another worker of the same picture was here first
+                raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
     def _known(self) -> str:
         """The digest of what is there. StoreError for what is not ours."""

@@ -149,6 +149,26 @@ RUN: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
+CLUSTER = (
+    option(
+        "--cluster", type=click.Choice(["claims", "ray"]), section="Many processes",
+        help="Make a .zarr together with all processes that run this command on a folder that they share (claims), or "
+        "with a worker on every core or GPU of a Ray cluster (ray).",
+    ),
+    option(
+        "--lease", "lease_seconds", type=click.FloatRange(1), metavar="SECONDS", section="Many processes",
+        help="How long a process may be silent before others take over what it was at (60).",
+    ),
+)  # fmt: skip
+
+
+def cluster(function: Function) -> Function:
+    """The options of many processes."""
+    for decorate in reversed(CLUSTER):
+        function = decorate(function)
+    return function
+
+
 def run_options(*names: str) -> Callable[[Function], Function]:
     """The options of RUN by name, in that order; a command gets them as keywords, None where not given."""
 

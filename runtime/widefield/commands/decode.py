@@ -10,6 +10,7 @@ import click
 from widefield.commands import arguments
 from widefield.commands.output import print_json, show_count, show_nbytes, show_seconds, show_speed
 from widefield.commands.progress import Reporter, reporter
+from widefield.commands.together import Order, together
 
 if TYPE_CHECKING:
     from widefield.save import Saved
@@ -26,10 +27,18 @@ if TYPE_CHECKING:
 @arguments.run_options("memory", "tile", "batch", "workers", "engine", "precision", "scratch")
 @arguments.run_options("summary", "cells", "seed", "codec", "quality", "shard")
 @arguments.run_options("source-type", "sign-cert", "sign-key")
+@arguments.cluster
 @arguments.as_json
 @arguments.quiet
 def decode(
-    paths: tuple[Path, ...], out: Path, bundle: Path | None, as_json: bool, quiet: bool, **asked: Any
+    paths: tuple[Path, ...],
+    out: Path,
+    bundle: Path | None,
+    cluster: str | None,
+    lease_seconds: float | None,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
 ) -> int | None:
     """Decode latents of any size into a picture without seams, within a memory budget.
 
@@ -41,6 +50,9 @@ def decode(
     widefield decode vae.wf latents.npy -o picture.zarr --memory 8GiB
     """
     where, latents = arguments.bundle_and_file(paths, bundle, "LATENTS")
+    if cluster is not None:
+        order = Order("decode", where, (latents,), arguments.given(asked), out, lease_seconds)
+        return together(order, cluster, as_json=as_json, quiet=quiet)
     model = arguments.open_model(where, verify=True)
     picture = model.decode(latents, **arguments.given(asked))
     try:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ import click
 from widefield.commands import arguments
 from widefield.commands.output import print_json, show_count, show_nbytes, show_seconds, show_speed
 from widefield.commands.progress import Reporter, reporter
+from widefield.commands.together import Order, together
 from widefield.errors import BadRequest
 from widefield.options import parse_tile
 
@@ -99,7 +101,7 @@ DRAWING = (
         help="Latents that are denoised at once, one of the bundle's (the one nearest to the picture's shape).",
     ),
 )  # fmt: skip
-PLACES = ("region", "level", "latents")
+PLACES = ("region", "level", "latents", "cluster", "lease_seconds")
 RUN = ("memory", "tile", "workers", "engine", "precision", "scratch", "summary", "codec", "quality", "shard",
        "record-prompt", "sign-cert", "sign-key")  # fmt: skip
 
@@ -107,7 +109,7 @@ RUN = ("memory", "tile", "workers", "engine", "precision", "scratch", "summary",
 def drawing_options(function: Function) -> Function:
     """Every option that the two commands share."""
     function = arguments.as_json(arguments.quiet(function))
-    function = arguments.run_options(*RUN)(function)
+    function = arguments.run_options(*RUN)(arguments.cluster(function))
     for decorate in (*DRAWING[::-1], arguments.overwrite, arguments.bundle, *OUTPUT[::-1]):
         function = decorate(function)
     return function
@@ -120,6 +122,15 @@ def keywords(asked: Mapping[str, Any]) -> dict[str, Any]:
         if len(given.get(name, ())) == 1:
             given[name] = given[name][0]
     return given
+
+
+def draw_together(order: Order, asked: Mapping[str, Any], *, as_json: bool, quiet: bool) -> int | None:
+    """Draw all of a picture with other processes; the exit status."""
+    if asked["region"] is not None or asked["level"] is not None:
+        raise BadRequest("--cluster and a part of the picture; wanted all of it, or a part alone; leave one of them out")
+    order = replace(order, lease_seconds=asked["lease_seconds"], latents=asked["latents"])
+    with _told():
+        return together(order, asked["cluster"], as_json=as_json, quiet=quiet)
 
 
 def draw(picture: DrawnPicture, out: Path, asked: Mapping[str, Any], *, as_json: bool, quiet: bool) -> int | None:

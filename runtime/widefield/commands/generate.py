@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from widefield.commands import arguments
-from widefield.commands.drawing import draw, drawing_options, keywords
+from widefield.commands.drawing import draw, draw_together, drawing_options, keywords
+from widefield.commands.together import Order
 from widefield.options import parse_size
 
 
@@ -31,6 +32,9 @@ def generate(
     widefield generate "islands at dawn" --size 4096x4096 -o islands.tif
     widefield generate "islands at dawn" --size 524288x524288 --region 262144:263168,262144:263168 -o middle.png
     """
+    if asked["cluster"] is not None:
+        order = Order("generate", bundle, (prompt,), {"size": size, **keywords(asked)}, out)
+        return draw_together(order, asked, as_json=as_json, quiet=quiet)
     model = arguments.open_model(bundle, verify=True)
     picture = model.generate(prompt, size=size, **keywords(asked))
     return draw(picture, out, asked, as_json=as_json, quiet=quiet)

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from widefield.commands import arguments
-from widefield.commands.drawing import draw, drawing_options, keywords
+from widefield.commands.drawing import draw, draw_together, drawing_options, keywords
+from widefield.commands.together import Order
 
 
 @click.command("upscale", cls=arguments.Command, short_help="A picture in, a larger one with more detail out.")
@@ -31,6 +32,9 @@ def upscale(
     widefield upscale photo.jpg --scale 4 -o large.tif
     widefield upscale photo.jpg --scale 16 --prompt "a harbour" --strength 0.5 -o huge.zarr --memory 8GiB
     """
+    if asked["cluster"] is not None:
+        order = Order("upscale", bundle, (image, scale, prompt), keywords(asked), out)
+        return draw_together(order, asked, as_json=as_json, quiet=quiet)
     model = arguments.open_model(bundle, verify=True)
     picture = model.upscale(image, scale, prompt, **keywords(asked))
     return draw(picture, out, asked, as_json=as_json, quiet=quiet)

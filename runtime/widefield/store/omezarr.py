@@ -50,23 +50,40 @@ class ZarrStore(Store):
     @classmethod
     def create(cls, path: Path, spec: StoreSpec, sidecar: Sidecar) -> None:
         staging = sidecar.staging()
+        cls.lay_out(staging, spec)
+        staging.replace(path)
+
+    @staticmethod
+    def lay_out(folder: Path, spec: StoreSpec) -> None:
+        """An empty picture's metadata in a new folder, which becomes the picture when it gets its name."""
         levels = _levels(spec)
-        _put_json(staging / "zarr.json", group_metadata(spec, levels))
+        _put_json(folder / "zarr.json", group_metadata(spec, levels))
         for index, level in enumerate(levels):
             side = _shard_tiles(spec, level)
-            _put_json(staging / str(index) / "zarr.json", array_metadata(spec, level, shard_tiles=side))
-        staging.replace(path)
+            _put_json(folder / str(index) / "zarr.json", array_metadata(spec, level, shard_tiles=side))
 
     @classmethod
     def delete(cls, path: Path, sidecar: Sidecar) -> None:
         path.replace(sidecar.staging())
 
     def __init__(self, path: Path, spec: StoreSpec, sidecar: Sidecar | None) -> None:
+        levels = _levels(spec)
+        self._arrange(path, spec, levels, [_shard_found(path, spec, level) for level in range(len(levels))], sidecar)
+
+    def _arrange(
+        self,
+        path: Path,
+        spec: StoreSpec,
+        levels: tuple[Level, ...],
+        shards: list[tuple[int, int]],
+        sidecar: Sidecar | None,
+    ) -> None:
+        """Open it with these levels, in shards of so many rows and columns of tiles."""
         self._journals: dict[Key, Journal] = {}
         self._opening = threading.Lock()
-        self._shards = [_shard_found(path, spec, level) for level in range(len(_levels(spec)))]
+        self.shards = shards
         self._spool = sidecar_path(path)
-        self._open(path, spec, _levels(spec), sidecar)
+        self._open(path, spec, levels, sidecar)
 
     def encode(self, level: int, row: int, column: int, pixels: Pixels) -> bytes:
         inside = self.clipped(level, row, column, pixels)
@@ -85,23 +102,25 @@ class ZarrStore(Store):
         return np.ascontiguousarray(chunk[:, :height, :width].transpose(1, 2, 0))
 
     def _place(self, level: int, row: int, column: int) -> tuple[Key, int]:
-        rows, columns = self._shards[level]
+        rows, columns = self.shards[level]
         return (level, row // rows, column // columns), row % rows * columns + column % columns
 
-    def _shard(self, key: Key) -> Path:
+    def shard_path(self, key: Key) -> Path:
+        """The file of a shard, there or not."""
         return self.path / str(key[0]) / "c" / "0" / str(key[1]) / str(key[2])
 
     def _spooled(self, key: Key) -> Path:
         return self._spool / "{}-{}-{}.journal".format(*key)
 
-    def _extent(self, key: Key) -> tuple[slice, slice]:
-        (rows, columns), level = self._shards[key[0]], self.levels[key[0]]
+    def extent(self, key: Key) -> tuple[slice, slice]:
+        """The rows and columns of tiles that a shard has."""
+        (rows, columns), level = self.shards[key[0]], self.levels[key[0]]
         top, left = key[1] * rows, key[2] * columns
         return slice(top, min(top + rows, level.rows)), slice(left, min(left + columns, level.columns))
 
     def _journal(self, key: Key) -> Journal:
-        rows, columns = self._shards[key[0]]
-        down, across = self._extent(key)
+        rows, columns = self.shards[key[0]]
+        down, across = self.extent(key)
         wanted = (down.stop - down.start) * (across.stop - across.start)
         with self._opening:
             if key not in self._journals:
@@ -111,7 +130,7 @@ class ZarrStore(Store):
 
     def _commit(self, level: int, row: int, column: int, data: bytes) -> None:
         key, chunk = self._place(level, row, column)
-        if self._shard(key).exists():
+        if self.shard_path(key).exists():
             return  # whole already, and what is whole is the same
         journal = self._journal(key)
         with journal.lock:
@@ -123,7 +142,7 @@ class ZarrStore(Store):
 
     def _assemble(self, key: Key, journal: Journal) -> None:
         assert self.sidecar is not None
-        shard = self._shard(key)
+        shard = self.shard_path(key)
         shard.parent.mkdir(parents=True, exist_ok=True)
         journal.assemble(shard, self.sidecar.staging())
         with self._opening:
@@ -132,12 +151,12 @@ class ZarrStore(Store):
 
     def _fetch(self, level: int, row: int, column: int) -> bytes | None:
         key, chunk = self._place(level, row, column)
-        rows, columns = self._shards[level]
-        data = fetch_from_shard(self._shard(key), rows * columns, chunk)
+        rows, columns = self.shards[level]
+        data = fetch_from_shard(self.shard_path(key), rows * columns, chunk)
         if data is not None:
             return data
         if not self._spooled(key).exists():  # nothing yet, or whole since we looked
-            return fetch_from_shard(self._shard(key), rows * columns, chunk)
+            return fetch_from_shard(self.shard_path(key), rows * columns, chunk)
         journal = self._journal(key)
         with journal.lock:
             if self.sidecar is None:
@@ -147,26 +166,26 @@ class ZarrStore(Store):
     def _scan(self, level: int) -> Marks:
         marks = np.zeros((self.levels[level].rows, self.levels[level].columns), np.bool_)
         for shard in (self.path / str(level) / "c" / "0").glob("*/*"):
-            marks[self._extent((level, int(shard.parent.name), int(shard.name)))] = True
+            marks[self.extent((level, int(shard.parent.name), int(shard.name)))] = True
         for path in self._spool.glob(f"{level}-*.journal"):
             key = (level, *(int(part) for part in path.stem.split("-")[1:]))
             self._take_in((key[0], key[1], key[2]), path, marks)
         return marks
 
     def _take_in(self, key: Key, path: Path, marks: Marks) -> None:
-        if self._shard(key).exists():
+        if self.shard_path(key).exists():
             if self.sidecar is not None:
                 path.unlink()  # killed between the shard's rename and this
             return
         try:
             journal = self._journal(key)
         except FileNotFoundError:  # its writer made a shard of it since we looked
-            marks[self._extent(key)] = True
+            marks[self.extent(key)] = True
             return
         with journal.lock:
             journal.replay()
-            present = (journal.index[:, 0] != np.uint64(ABSENT)).reshape(self._shards[key[0]])
-            down, across = self._extent(key)
+            present = (journal.index[:, 0] != np.uint64(ABSENT)).reshape(self.shards[key[0]])
+            down, across = self.extent(key)
             marks[down, across] = present[: down.stop - down.start, : across.stop - across.start]
             if journal.full and self.sidecar is not None:
                 self._assemble(key, journal)  # killed between the last chunk and the shard

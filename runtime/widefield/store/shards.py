@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -94,18 +95,7 @@ class Journal:
 
     def assemble(self, shard: Path, staging: Path) -> None:
         """Write the shard and put it in its place. Holds one chunk in memory."""
-        index: Index = np.full_like(self.index, ABSENT)
-        position = 0
-        with staging.open("wb", buffering=0) as file:
-            fd = file.fileno()
-            for chunk in range(len(index)):
-                data = self.fetch(chunk)
-                if data is not None:
-                    pwrite_all(fd, data, position)
-                    index[chunk] = position, len(data)
-                    position += len(data)
-            table = index.astype("<u8").tobytes()
-            pwrite_all(fd, table + struct.pack("<I", crc32c(table)), position)
+        write_shard(staging, len(self.index), self.fetch)
         staging.replace(shard)
 
     def close(self, *, delete: bool = False) -> None:
@@ -113,6 +103,22 @@ class Journal:
         os.close(self._fd)
         if delete:
             self.path.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, chunks: int, fetch: Callable[[int], bytes | None]) -> None:
+    """Write a shard of what `fetch` gives for each chunk's number, one at a time; None for one outside of the array."""
+    index: Index = np.full((chunks, 2), ABSENT, np.uint64)
+    position = 0
+    with path.open("wb", buffering=0) as file:
+        fd = file.fileno()
+        for chunk in range(chunks):
+            data = fetch(chunk)
+            if data is not None:
+                pwrite_all(fd, data, position)
+                index[chunk] = position, len(data)
+                position += len(data)
+        table = index.astype("<u8").tobytes()
+        pwrite_all(fd, table + struct.pack("<I", crc32c(table)), position)
 
 
 def fetch_from_shard(shard: Path, chunks: int, chunk: int) -> bytes | None:
