@@ -35,7 +35,7 @@ class Desk:
         self._changed = threading.Condition()
 
     def planned(self, picture: DrawnPicture) -> DrawnPicture:
-        """The same picture with its share of the memory. OverBudget where that is too little."""
+        """A picture that was not read yet, given its share of the memory. OverBudget where that is too little."""
         need, budget = smallest_nbytes(picture), self.memory_nbytes - SERVER_NBYTES
         if need > budget:
             wanted = -(-(need + SERVER_NBYTES) // MIB)
@@ -46,8 +46,8 @@ class Desk:
             )
         with self._changed:
             self.places = max(1, min(self.places, budget // need))
-        options = replace(picture.options, memory_nbytes=budget // self.places)
-        return DrawnPicture(picture.generation, options)
+        picture.options = replace(picture.options, memory_nbytes=budget // self.places)
+        return picture
 
     @contextmanager
     def lent(self, picture: LazyPicture, cancelled: Callable[[], bool]) -> Iterator[None]:

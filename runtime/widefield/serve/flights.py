@@ -32,7 +32,7 @@ class _Flight(Generic[Result]):
     key: Hashable = field(compare=False)
     make: Make[Result] = field(compare=False)
     landed: asyncio.Future[Result] = field(compare=False)
-    waiters: int = field(default=0, compare=False)
+    waiters: int = field(default=1, compare=False)  # whoever booked it: it may begin at once, and look
     begun: bool = field(default=False, compare=False)
 
     def cancelled(self) -> bool:
@@ -67,7 +67,7 @@ class Flights(Generic[Result]):
                 flight = self._book(key, make, urgency)
             else:
                 self.joined += 1
-            flight.waiters += 1
+                flight.waiters += 1
             try:
                 return await asyncio.shield(flight.landed)
             except Cancelled:  # the others had gone, and it stopped as we came: begin anew

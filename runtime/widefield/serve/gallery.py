@@ -75,7 +75,6 @@ class Gallery:
         new = LazyPicture(drawn, studio.desk, studio.cache, studio.flights)
         known = self.find(new.id)
         if isinstance(known, LazyPicture):
-            self._drawn.move_to_end(known.id) if known.id in self._drawn else None
             return known, []
         self._drawn[new.id] = new
         gone = []

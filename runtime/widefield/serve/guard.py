@@ -61,12 +61,15 @@ class Pieces(Response):
     """A body that is sent piece by piece; a reader who takes none of it for SLOW_SECONDS is hung up on."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         body = memoryview(bytes(self.body)) if scope["method"] != "HEAD" else memoryview(b"")
         try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             for at in range(0, len(body), PIECE):
                 piece: dict[str, Any] = {"type": "http.response.body", "body": bytes(body[at : at + PIECE])}
                 await asyncio.wait_for(send({**piece, "more_body": True}), SLOW_SECONDS)
+            await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             return  # the server closes a connection whose answer was not finished
-        await send({"type": "http.response.body", "body": b""})
+        finally:
+            if self.background is not None:
+                await self.background()

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from widefield.errors import StoreError
-from widefield.store.faults import explained, replace_file
+from widefield.store.faults import explained, pwrite_all
 
 MARK = "widefield-tiles"
 _NAME = re.compile(r"[0-9a-f]{16}/[0-9]+-[0-9]+-[0-9]+\.jpeg")
@@ -67,17 +67,13 @@ class TileCache:
             if name not in self._sizes:
                 return None
             self._sizes.move_to_end(name)
-        path = self.folder / name
-        try:
-            data = path.read_bytes()
-            os.utime(path)
-        except OSError:
-            data = b""
-        if data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9":
-            return data
-        with self._lock:
-            self._forget(name)
-        return None
+        found = _read(self.folder / name)
+        if found is None:
+            with self._lock:  # it may have been evicted and put there again meanwhile
+                found = _read(self.folder / name)
+                if found is None:
+                    self._forget(name)
+        return found
 
     def put(self, picture: str, level: int, row: int, column: int, data: bytes) -> None:
         """Keep a tile, where the disk lets us; a full one is counted in `refused` and does no harm."""
@@ -87,14 +83,14 @@ class TileCache:
         path, part = self.folder / name, self.folder / f"{next(self._numbers)}.{os.getpid()}.part"
         try:
             path.parent.mkdir(exist_ok=True)
-            replace_file(path, data, part)
+            _write(part, data)
+            with self._lock:
+                part.replace(path)
+                self._note(name, len(data))
+                self._evict()
         except OSError:
             self.refused += 1
             part.unlink(missing_ok=True)
-            return
-        with self._lock:
-            self._note(name, len(data))
-            self._evict()
 
     def _note(self, name: str, size: int) -> None:
         self._forget(name)
@@ -112,6 +108,21 @@ class TileCache:
 
     def __len__(self) -> int:
         return len(self._sizes)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb", buffering=0) as file:
+        pwrite_all(file.fileno(), data, 0)
+
+
+def _read(path: Path) -> bytes | None:
+    """A tile, whole, which is then the one that was used last; else None."""
+    try:
+        data = path.read_bytes()
+        os.utime(path)
+    except OSError:
+        return None
+    return data if data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9" else None
 
 
 def _name(picture: str, level: int, row: int, column: int) -> str:
