@@ -65,17 +65,3 @@ def children():
     server = Children()
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def drawing_bundle(tmp_path_factory):
-    """A tiny random Stable Diffusion: 4 px a latent, windows of 16 x 24 latents."""
-    from pipelines import save_pipeline
-    from widefield.cli import main
-
-    folder = tmp_path_factory.mktemp("drawing")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        save_pipeline("SD1.5", folder / "checkpoint")
-        assert main(["export", str(folder / "checkpoint"), "-o", str(folder / "b.wf"), "--window", "16x24"]) == 0
-    return folder / "b.wf"
