@@ -26,6 +26,7 @@ OURS = {
     "plan": "widefield.commands.plan:plan",
     "serve": "widefield.commands.serve:serve",
     "verify": "widefield.commands.verify:verify",
+    "finalize": "widefield.commands.finalize:finalize",
 }
 # What the machine does to a run, and no mistake of ours: said in one line. Other OSErrors keep their traceback.
 MISHAPS = {
