@@ -23,8 +23,8 @@ from widefield.serve.stored import MOST_REGION_PX, StoredPicture
 from widefield.store import StoreSpec, create_or_resume
 
 PYRAMID = Pyramid(1300, 901, 256)
-# It wants 400 for `!2000,3000` of 1000 x 1000 px, as a draft of 3.0 did. 3.0 itself (section 4.2) has that box filled as
-# far as it goes without enlarging. Its other sizes are among those that test_what_is_no_request_is_refused refuses.
+# It wants 400 for `!2000,3000` of 1000 x 1000 px, as a draft of 3.0 did. 3.0 itself (section 4.2) has that box filled
+# as far as it goes without enlarging. Its other sizes are among those that test_what_is_no_request_is_refused refuses.
 DRAFT = "size_noup"
 
 
@@ -181,7 +181,8 @@ def test_sizes(size, wanted):
         {"region": "pct:1,2,3"},
         {"region": "1.5,0,5,5"}, {"region": "٣,0,5,5"}, {"region": "0,0,99999999999,5"}, {"region": "pct:101,0,5,5"},
         {"size": "full"}, {"size": "0,"}, {"size": ","}, {"size": "1301,"}, {"size": "pct:101"}, {"size": "pct:0"},
-        {"size": "^9999,9999"}, {"size": "!5,"}, {"size": "-5,"}, {"size": "1e3,"}, {"size": "^"}, {"size": ""}, {"size": ",902"},
+        {"size": "^9999,9999"}, {"size": "!5,"}, {"size": "-5,"}, {"size": "1e3,"}, {"size": "^"}, {"size": ""},
+        {"size": ",902"},
         {"size": "!0,5"}, {"rotation": "45"}, {"rotation": "-90"}, {"rotation": "361"}, {"rotation": "!"},
         {"rotation": "nan"},
         {"last": "default"}, {"last": "default.gif"}, {"last": "native.jpg"}, {"last": "default.jpg.png"},

@@ -2,7 +2,7 @@
 
     /                                            the viewer, and /assets/... what it is made of
     /pictures                                    GET: all of them; POST {"prompt", "size": [w, h], "seed"}: a new one
-    /pictures/{id}                               one, /events how it gets on, /preview.jpeg what there is of it
+    /pictures/{id}                               one; /events how it gets on; /marks, /preview.jpeg what there is of it
     /dzi/{id}.dzi                                Deep Zoom, and /dzi/{id}_files/{depth}/{column}_{row}.{form}
     /iiif/{id}/info.json                         IIIF Image API 3, and /iiif/{id}/{region}/{size}/{rotation}/{last}
     /healthz /readyz /metrics                    for whoever runs it
@@ -120,6 +120,12 @@ class Site:
         picture = self._picture(request)
         await self.watchers.look(picture)
         return _fresh(picture.described())
+
+    async def marks(self, request: Request) -> Response:
+        """Of a picture that is being made, which tiles are there, so that a viewer asks for no others."""
+        picture = self._picture(request)
+        await self.watchers.look(picture)
+        return _fresh(await asyncio.to_thread(picture.marks) if isinstance(picture, StoredPicture) else {})
 
     async def events(self, request: Request) -> Response:
         picture = self._picture(request)
@@ -242,6 +248,7 @@ def build(site: Site, hosts: frozenset[str] | None) -> ASGIApp:
         Route("/pictures", site.pictures),
         Route("/pictures", site.draw, methods=["POST"]),
         Route("/pictures/{picture}", site.picture),
+        Route("/pictures/{picture}/marks", site.marks),
         Route("/pictures/{picture}/events", site.events, methods=["GET"]),
         Route("/pictures/{picture}/preview.jpeg", site.preview),
         Route("/dzi/{picture}.dzi", site.dzi),

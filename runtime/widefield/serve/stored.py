@@ -6,6 +6,7 @@ smaller levels halved, here. Tiles that a run has not made yet are Missing; `pre
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,6 +106,11 @@ class StoredPicture(Served):
         done = sum(int(marks.sum()) for marks in self._done)
         total = sum(marks.size for marks in self._done)
         return {"busy": done < total, "done": done, "total": total}
+
+    def marks(self) -> dict[str, str]:
+        """Which tiles were there when we looked last: by level, a bit each, row by row, in base64."""
+        packed = [np.packbits(marks.reshape(-1)).tobytes() for marks in self._done]
+        return {str(level): base64.b64encode(bits).decode() for level, bits in enumerate(packed)}
 
     async def preview(self) -> bytes:
         """All of the picture, small, with what there is of it: a jpeg. Missing before the first tile."""

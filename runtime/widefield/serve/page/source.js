@@ -10,9 +10,34 @@ export function levelsOf(picture) {
   return descending.slice(first);
 }
 
-export function sourceOf(picture) {
+// Of a picture that is being made: which tiles are there. Others are not asked for.
+export class Marks {
+  constructor(picture, packed) {
+    this.picture = picture;
+    this.bits = Object.fromEntries(
+      Object.entries(packed).map(([level, text]) => [level, Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]),
+    );
+  }
+
+  number(level, row, column) {
+    return row * Math.ceil(Math.ceil(this.picture.width / 2 ** level) / this.picture.tile) + column;
+  }
+
+  has(level, row, column) {
+    const bits = this.bits[level], at = this.number(level, row, column);
+    return !bits || ((bits[at >> 3] >> (7 - (at & 7))) & 1) === 1;
+  }
+
+  add([level, row, column]) {
+    const bits = this.bits[level], at = this.number(level, row, column);
+    if (bits) bits[at >> 3] |= 128 >> (at & 7);
+  }
+}
+
+export function sourceOf(picture, marks) {
   const levels = levelsOf(picture);
   return {
+    ...(marks && { tileExists: (index, x, y) => marks.has(levels[index], y, x) }),
     width: picture.width,
     height: picture.height,
     tileSize: picture.tile,
@@ -27,10 +52,10 @@ export function sourceOf(picture) {
 
 // OpenSeadragon gives up on a tile that was not there; it has no call for "it is now" (its issue 2740). These are fields
 // of its own, the same in all of 6.x; a test in a browser holds us to them.
-export function revive(item, picture, tiles) {
+export function revive(item, picture, tiles, marks) {
   const levels = levelsOf(picture);
   const again = (tile) => {
-    if (tile && !tile.exists) {
+    if (tile && !tile.exists && marks.has(levels[tile.level], tile.y, tile.x)) {
       tile.exists = true;
       tile.loading = false;
     }

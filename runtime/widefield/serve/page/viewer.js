@@ -1,11 +1,11 @@
 // The page: one picture at a time, where it is, how it gets on, and what may be done with it.
 
-import { revive, sourceOf } from "./source.js";
+import { Marks, revive, sourceOf } from "./source.js";
 import * as place from "./place.js";
 
 const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
-let viewer = null, picture = null, events = null, draws = false, preview = null;
+let viewer = null, picture = null, marks = null, events = null, draws = false, preview = null;
 
 function say(text) {
   if ($("status").textContent !== text) $("status").textContent = text;
@@ -35,15 +35,20 @@ async function wanted() {
   return all.pictures.find((each) => each.id === all.first) ?? all.pictures.at(-1) ?? null;
 }
 
-function open(found, at) {
+async function seen() {
+  return new Marks(picture, await json(`/pictures/${picture.id}/marks`));
+}
+
+async function open(found, at) {
   events?.close();
   viewer?.destroy();
   picture = found;
   preview = null;
+  marks = picture.kind === "stored" && picture.state.busy ? await seen() : null;
   $("name").textContent = document.title = picture.name;
   viewer = OpenSeadragon({
     element: $("view"),
-    tileSources: sourceOf(picture),
+    tileSources: sourceOf(picture, marks),
     drawer: "canvas",
     showNavigationControl: false,
     showNavigator: innerWidth > 900 && innerHeight > 600,
@@ -94,9 +99,13 @@ function follow() {
   state(picture.state);
   events = new EventSource(`/pictures/${picture.id}/events`);
   events.addEventListener("state", (event) => state(JSON.parse(event.data)));
-  events.addEventListener("tiles", (event) => {
+  events.addEventListener("tiles", async (event) => {
+    const tiles = JSON.parse(event.data);
+    if (!marks) return;
+    if (tiles.length) tiles.forEach((tile) => marks.add(tile));
+    else marks.bits = (await seen()).bits;
     const item = viewer.world.getItemAt(viewer.world.getItemCount() - 1);
-    if (item) revive(item, picture, JSON.parse(event.data));
+    if (item) revive(item, picture, tiles, marks);
     glimpse();
   });
 }
@@ -115,7 +124,7 @@ function state(now) {
   bar.setAttribute("aria-valuenow", Math.round(100 * share));
   bar.firstElementChild.style.transform = `scaleX(${share})`;
   say(now.busy ? `${size} · ${number.format(now.done)} of ${number.format(now.total)} tiles` : size);
-  if (now.busy && preview === null) glimpse();
+  if (now.busy && now.done && preview === null) glimpse();
 }
 
 // Under a picture that is being made lies what there is of it, small, and new every three seconds while that grows.
@@ -209,7 +218,7 @@ $("wish").addEventListener("submit", async (event) => {
   const [width, height] = $("size").value.split("x").map(Number);
   send.disabled = true;
   try {
-    open(await draw({ prompt: $("prompt").value.trim(), seed: $("seed").value, size: [width, height] }), null);
+    await open(await draw({ prompt: $("prompt").value.trim(), seed: $("seed").value, size: [width, height] }), null);
     place.write(picture, {});
     $("ask").close();
   } catch (error) {
@@ -226,7 +235,7 @@ async function begin() {
   }
   try {
     const found = await wanted();
-    if (found) open(found, place.read().at);
+    if (found) await open(found, place.read().at);
     else {
       say("Nothing is shown yet.");
       tools.new();
