@@ -119,14 +119,16 @@ def test_what_many_cannot_do_is_said(decoded, tmp_path, capsys, out, more, said)
 
 def test_a_tile_grid_is_decided_once(drawing_bundle, latents, tmp_path):
     import widefield
-    from widefield.cluster.join import _Run
+    from widefield.cluster.join import Run
     from widefield.options import run_options
 
-    picture = widefield.open(drawing_bundle).decode(latents, engine="ort", summary="sampled", cells=16, workers=1)
-    first = _Run(picture, tmp_path / "sea.zarr", run_options({"memory": "64MiB", "tile": (32, 64)}), None)
-    second = _Run(picture, tmp_path / "sea.zarr", run_options({"memory": "4GiB"}), None)
+    common = {"engine": "ort", "summary": "sampled", "cells": 16, "workers": 1}
+    picture = widefield.open(drawing_bundle).decode(latents)
+    path = tmp_path / "sea.zarr"
+    first = Run(picture, path, run_options({**common, "memory": "512MiB", "tile": (32, 64)}), None)
+    second = Run(picture, path, run_options({**common, "memory": "4GiB"}), None)
     assert first.plan.tile == second.plan.tile == (32, 64) and first.board.path == second.board.path
-    metadata = json.loads((tmp_path / "sea.zarr" / "zarr.json").read_bytes())["attributes"]["widefield"]["metadata"]
+    metadata = json.loads((path / "zarr.json").read_bytes())["attributes"]["widefield"]["metadata"]
     assert metadata["tile"] == "32x64"
     with pytest.raises(StoreError, match="holds another picture"):
-        _Run(picture, tmp_path / "sea.zarr", run_options({"memory": "4GiB", "tile": (64, 64)}), None)
+        Run(picture, path, run_options({**common, "memory": "4GiB", "tile": (64, 64)}), None)

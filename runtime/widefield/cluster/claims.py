@@ -10,6 +10,8 @@ decides. Claims only spare work: two who make the same shard make the same bytes
 from __future__ import annotations
 
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -97,7 +99,8 @@ class Claims:
                 self._board.drop(self._held.popitem()[0])
 
     def _beat(self, count: int) -> bytes:
-        return json.dumps({"worker": self.worker, "beat": count}).encode()
+        about = {"worker": self.worker, "host": socket.gethostname(), "pid": os.getpid(), "beat": count}
+        return json.dumps(about).encode()
 
 
 def _worker(beat: bytes) -> str | None:

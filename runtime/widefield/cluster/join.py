@@ -82,14 +82,7 @@ def join(
     BadRequest for what many cannot do; StoreError where another picture is; OverBudget.
     """
     started = time.perf_counter()
-    path, options = Path(path), replace(picture.options, **changed_options(changes))
-    if path.suffix.lower() != ".zarr" or options.overwrite:
-        wrong = "--overwrite" if options.overwrite else f"{path.suffix or 'no suffix'}"
-        raise BadRequest(
-            f"{path}: {wrong} with --cluster; wanted a .zarr, which many can write, and not to replace what others may "
-            "be writing; write to a new .zarr, and make a .tif of it with widefield finalize"
-        )
-    run = _Run(picture, path, options, latents)
+    run = Run(picture, Path(path), replace(picture.options, **changed_options(changes)), latents)
     claims = Claims(run.board, worker or _name(), lease_seconds)
     helper = Worker(claims, run.finished, talk)
     try:
@@ -107,17 +100,26 @@ def join(
             claims.leave()
     height, width, _ = picture.shape
     seconds = time.perf_counter() - started
-    return Joined(path, (width, height), run.plan, claims.worker, helper.made, helper.beside, seconds)
+    return Joined(run.path, (width, height), run.plan, claims.worker, helper.made, helper.beside, seconds)
 
 
 def _name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
-class _Run:
-    """A picture that is being made: what was decided, and where everything is."""
+class Run:
+    """A picture that is being made: what was decided, and where everything is. Whoever opens it first decides.
+
+    BadRequest for what many cannot do; StoreError where another picture is; OverBudget.
+    """
 
     def __init__(self, picture: Picture | DrawnPicture, path: Path, options: RunOptions, latents: Path | None) -> None:
+        if path.suffix.lower() != ".zarr" or options.overwrite:
+            wrong = "--overwrite" if options.overwrite else f"{path.suffix or 'no suffix'}"
+            raise BadRequest(
+                f"{path}: {wrong} with --cluster; wanted a .zarr, which many can write, and not to replace what others "
+                "may be writing; write to a new .zarr, and make a .tif of it with widefield finalize"
+            )
         self.picture, self.path, self.latents = picture, path, latents
         with explained(path):
             self.job, self.options, self.plan, spec = self._decided(options)
