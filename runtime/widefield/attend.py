@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield.engine import EngineOptions, open_engine
+from widefield.engine import Engine, EngineOptions, open_engine
 
 Array = NDArray[np.float32]
 SCORES_NBYTES = 1 << 20  # of one block: what stays in a core's second cache
@@ -28,22 +28,31 @@ def block_nbytes(queries: int, tokens: int, width: int) -> int:
 
 
 class Attention:
-    """Attention to fixed keys (tokens, width). On ONNX Runtime, whatever the convolutions run on: its shapes vary."""
+    """Attention to fixed keys (tokens, width). On a CPU it runs on ONNX Runtime, whatever the convolutions run on: its
+    shapes vary. With the engine `torch` it runs there."""
 
     def __init__(self, graph: Path, keys: Array, options: EngineOptions) -> None:
         self.keys = np.ascontiguousarray(keys)
         self.rows = block_rows(len(keys))
-        backend = EngineOptions("ort", "f32", options.threads, options.workers)
-        self._engine = open_engine(graph, {}, {}, backend)
+        self._engine = _attending_engine(graph, self.keys, options)
 
     def __call__(self, query: Array) -> Array:
         """(batch, cells, width) queries to results of the same shape."""
         flat = np.ascontiguousarray(query).reshape(-1, query.shape[-1])
         out = np.empty_like(flat)
-        for start in range(0, len(flat), self.rows):
+        rows = len(flat) if self._engine.name == "torch" else self.rows
+        for start in range(0, len(flat), rows):
             block = slice(start, start + self.rows)
             self._engine.run({"query": flat[block], "keys": self.keys}, {"result": out[block]})
         return out.reshape(query.shape)
 
     def close(self) -> None:
         self._engine.close()
+
+
+def _attending_engine(graph: Path, keys: Array, options: EngineOptions) -> Engine:
+    if options.backend == "torch":
+        from widefield.engine.torch_attention import TorchAttention
+
+        return TorchAttention(keys, options)
+    return open_engine(graph, {}, {}, EngineOptions("ort", "f32", options.threads, options.workers))

@@ -20,7 +20,7 @@ from widefield.tiles import Source, core, gather, inside, interior_tiles, is_bor
 Array = NDArray[np.float32]
 # Masks cost ONNX Runtime a tenth of a tile; opening and warming graphs without them costs each worker about a tile.
 # OpenVINO loses a fiftieth, less than the memory is worth.
-FEWEST_INTERIOR = {"ort": 64, "openvino": None}
+FEWEST_INTERIOR = {"ort": 64, "openvino": None, "torch": 64, "trt": 64}
 
 
 def has_interior(

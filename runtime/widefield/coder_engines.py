@@ -38,6 +38,7 @@ class CoderEngines:
         self._engines: dict[str, Engine] = {}
         self._opening: dict[str, threading.Lock] = {}  # so that two threads open two graphs at once, and none twice
         self._attention: dict[str, Attention] = {}
+        self._redone = 0
         self._lock = threading.Lock()
         self._running: Counter[Kind] = Counter()
         self._holds: dict[Kind, list[Engine]] = {}  # engines that may keep activations
@@ -104,9 +105,16 @@ class CoderEngines:
                 self._attention[result] = Attention(graph, self.summary.keys(result), self.options)
             return self._attention[result]
 
+    @property
+    def redone(self) -> int:
+        """Calls that overflowed in half precision and were made again in float32, those of closed engines too."""
+        with self._lock:
+            return self._redone + sum(engine.redone for engine in self._engines.values())
+
     def close(self) -> None:
         """Give every engine back; calling it twice is harmless."""
         with self._lock:
+            self._redone += sum(engine.redone for engine in self._engines.values())
             for engine in self._engines.values():
                 engine.close()
             for attention in self._attention.values():

@@ -23,6 +23,7 @@ DEFAULT_MEMORY_NBYTES = 2 << 30
 class RunOptions:
     """`memory_nbytes` is what the run may take above the idle process. `tile` is in cells; None lets the plan choose.
 
+    `device` is "cpu" or "cuda:N"; `ort_library` a plugin of ONNX Runtime with its CUDA execution provider.
     `summary` is "auto", "exact", "sampled" or the path of a saved one; `cells`, `keys` and `seed` are of a sampled one.
     `codec` "auto" is the store's own choice (JPEG where it can hold it); "lossless" its lossless one. `shard_px` is the
     largest side of a .zarr's shards. `source_type` and all after it say what a picture tells of itself, and who signs
@@ -34,7 +35,9 @@ class RunOptions:
     batch: int = 1
     workers: int | None = None
     engine: str = "auto"
-    precision: Literal["f32", "bf16"] = "f32"
+    precision: Literal["f32", "bf16", "f16"] = "f32"
+    device: str = "cpu"
+    ort_library: Path | None = None
     summary: str = "auto"
     cells: int | None = None
     keys: int | None = None
@@ -53,7 +56,8 @@ class RunOptions:
         """What an engine needs to know of these, with "auto" decided; raises BadRequest for an unknown engine."""
         from widefield.engine import EngineOptions  # numpy loads here, and not for --help
 
-        return EngineOptions(self.engine, self.precision, threads, workers, keeps).resolved()
+        asked = EngineOptions(self.engine, self.precision, threads, workers, keeps, self.device, self.ort_library)
+        return asked.resolved()
 
     @property
     def cores(self) -> int:

@@ -32,13 +32,17 @@ LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
 # What a worker's first tile of a kind costs more than the next, in tiles: ONNX Runtime allocates every activation by
 # itself before it knows the pattern (3.6 against 1.6 s at 128 cells). OpenVINO compiles for 0.3 to 0.6 s, whatever the
 # tile: FIRST_FLOPS is what it would compute meanwhile. Without `keeps` activations are given back between two kinds.
-FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.4, "openvino keeping": 0.2}
-FIRST_FLOPS = {"ort": 0, "openvino": 45 * 10**9}
-STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.05, "openvino keeping": 1.0}  # of a later tile's time
+# torch keeps nothing itself; on a GPU engines keep theirs whatever is asked, and tiles are compared among themselves.
+FIRST_TILE = {"ort": 1.2, "ort keeping": 0.5, "openvino": 0.4, "openvino keeping": 0.2, "torch": 0.5, "trt": 0.0}
+FIRST_FLOPS = {"ort": 0, "openvino": 45 * 10**9, "torch": 0, "trt": 0}
+# Of a later tile's time.
+STEADY = {"ort": 1.0, "ort keeping": 0.85, "openvino": 1.05, "openvino keeping": 1.0, "torch": 1.0, "trt": 1.0}
 # Tiles of 128 x 128 cells of an SD-like decoder of 16 to 80 channels took OpenVINO 95 to 104 % of the time of two of
 # 64 x 128, and ONNX Runtime 96 to 107 %, for 6 % less to compute: caches lose what margins save.
+KEEPERS = ("ort", "openvino")
 CROWDED_NBYTES, CROWDED = 256 * MIB, 1.10
-WIDE = {"ort": (1,), "openvino": (1, 2)}  # ONNX Runtime takes a tenth longer for a cell of 64 x 128 than of 64 x 64
+# ONNX Runtime takes a tenth longer for a cell of 64 x 128 than of 64 x 64.
+WIDE = {"ort": (1,), "openvino": (1, 2), "torch": (1,), "trt": (1,)}
 ONE_WORKER = 0.75  # of what as many workers as it has threads would do, for each of them
 
 
@@ -128,7 +132,7 @@ def make_plan(bundle: Bundle, component: Component, height: int, width: int, req
 
 def cost(plan: Plan) -> float:
     """Relative time: the tiles of one worker, and what the first of each kind costs more."""
-    way = f"{plan.backend} keeping" if plan.keeps else plan.backend
+    way = f"{plan.backend} keeping" if plan.keeps and plan.backend in KEEPERS else plan.backend
     turns = -(-plan.tiles // plan.workers) * STEADY[way] + plan.kinds * FIRST_TILE[way]
     crowded = CROWDED if plan.tile_nbytes > CROWDED_NBYTES else 1.0
     return (

@@ -27,7 +27,8 @@ from widefield.store import PyramidWriter, Store, StoreSpec, create_or_resume, d
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a save did. `size_px` is (width, height); `engine_share` the part of the workers' time that engines ran."""
+    """What a save did. `size_px` is (width, height); `engine_share` the part of the workers' time that engines ran;
+    `redone` the calls of an engine that overflowed in half precision and were made again in float32."""
 
     path: Path
     size_px: tuple[int, int]
@@ -40,6 +41,7 @@ class Saved:
     bytes_written: int
     certificate: Certificate
     summary: Path | None
+    redone: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -51,6 +53,7 @@ class Saved:
             "seconds": round(self.seconds, 3),
             "measure_seconds": round(self.measure_seconds, 3),
             "engine_share": round(self.engine_share, 4),
+            "calls_redone": self.redone,
             "bytes_written": self.bytes_written,
             "summary": None if self.summary is None else str(self.summary),
             "certificate": self.certificate.as_dict(),
@@ -78,7 +81,7 @@ def save(
     return Saved(
         path, (job.shape[1], job.shape[0]), plan, made.tiles, found, time.perf_counter() - started,
         made.measure_seconds, made.engine_share, writer.bytes_written, made.certificate,
-        beside if beside.is_file() else None,
+        beside if beside.is_file() else None, made.redone,
     )  # fmt: skip
 
 
@@ -105,6 +108,7 @@ class _Streamed:
     tiles: int = 0
     measure_seconds: float = 0.0
     engine_share: float = 1.0
+    redone: int = 0
     certificate: Certificate = NOTHING
 
 
@@ -136,6 +140,7 @@ def _stream_missing(
     finally:
         coder.close()
     made.engine_share = coder.engine_seconds / max(1e-9, plan.workers * seconds)
+    made.redone = coder.engines.redone
     made.certificate = coder.certifier.certificate()
 
 

@@ -93,14 +93,24 @@ RUN: dict[str, Callable[[Any], Any]] = {
         "--workers", type=click.IntRange(1), metavar="N", section="Resources",
         help="Tiles that are computed side by side (one a core, or one in all where memory is short).",
     ),
+    "device": option(
+        "--device", metavar="cpu|cuda:N", section="Resources",
+        help=f"Where the graphs run: the processor, or a GPU by its number ({DEFAULT.device}).",
+    ),
     "engine": option(
-        "--engine", metavar="auto|ort|openvino", section="Resources",
-        help="What runs the graphs: ONNX Runtime, or OpenVINO, which auto takes where it is installed "
-        f"({DEFAULT.engine}).",
+        "--engine", metavar="auto|ort|openvino|torch|trt", section="Resources",
+        help="What runs the graphs: ONNX Runtime, OpenVINO, PyTorch or TensorRT. auto takes OpenVINO on a processor "
+        f"and TensorRT on a GPU, where they are installed; `widefield doctor` lists them ({DEFAULT.engine}).",
+    ),
+    "ort-library": option(
+        "--ort-library", type=PATH, metavar="FILE", section="Resources",
+        help="A plugin of ONNX Runtime that has its CUDA execution provider, for --engine ort on a GPU "
+        "(what onnxruntime itself has).",
     ),
     "precision": option(
-        "--precision", type=click.Choice(["f32", "bf16"]), section="Resources",
-        help=f"bf16 is quicker on CPUs made for it, with --engine openvino, and less exact ({DEFAULT.precision}).",
+        "--precision", type=click.Choice(["f32", "bf16", "f16"]), section="Resources",
+        help="bf16 and f16 are quicker on what is made for them, and less exact; what overflows is made again in f32 "
+        f"({DEFAULT.precision}).",
     ),
     "scratch": option(
         "--scratch", type=parse_folder, metavar="FOLDER", section="Resources",

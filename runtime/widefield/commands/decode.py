@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @arguments.bundle
 @arguments.overwrite
-@arguments.run_options("memory", "tile", "batch", "workers", "engine", "precision", "scratch")
+@arguments.run_options("memory", "tile", "batch", "workers", "device", "engine", "ort-library", "precision", "scratch")
 @arguments.run_options("summary", "cells", "seed", "codec", "quality", "shard")
 @arguments.run_options("source-type", "sign-cert", "sign-key")
 @arguments.cluster
@@ -77,3 +77,5 @@ def _tell(saved: Saved, report: Reporter) -> None:
     click.echo(f"{made} made{found}, in {show_seconds(saved.seconds)}, {speed}")
     if saved.tiles_made:
         click.echo(f"{saved.certificate}")
+    if saved.redone:
+        click.echo(f"{show_count(saved.redone, 'call')} overflowed in half precision and ran again in float32")

@@ -26,7 +26,8 @@ VIEWPORT_PX = 1024
     help="Of the picture, in pixels; rounded up to whole latents.",
 )  # fmt: skip
 @arguments.bundle
-@arguments.run_options("memory", "tile", "batch", "workers", "engine", "precision", "summary", "cells")
+@arguments.run_options("memory", "tile", "batch", "workers", "device", "engine", "ort-library", "precision")
+@arguments.run_options("summary", "cells")
 @arguments.as_json
 def plan(path: Path | None, size: tuple[int, int], bundle: Path | None, as_json: bool, **asked: Any) -> None:
     """Say how a picture of a size would be drawn and decoded: levels, tile, passes, every buffer, and the peak.
