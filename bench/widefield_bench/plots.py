@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from widefield_bench.results import LABELS, Row, section, who_of
-from widefield_bench.watch import KINDS
+from widefield_bench.watch import KINDS, MEASURING, time_split
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999",
@@ -138,7 +138,7 @@ def roofline(rows: Sequence[Row]) -> str | None:
 def split(rows: Sequence[Row]) -> str | None:
     """Shares of the threads' time, by kind of work: a bar for each of ours."""
     bars = [row for row in section(rows, "split") if "split" in row]
-    kinds = ("measuring the summary", *KINDS)
+    kinds = (MEASURING, *KINDS)
     colours = dict(zip(kinds, (YELLOW, BLUE, RED, PURPLE, GREY, "#BBBBBB", GREEN, SKY, ORANGE, BLACK), strict=True))
 
     def draw(figure: Figure, axes: Any) -> None:
@@ -159,16 +159,6 @@ def split(rows: Sequence[Row]) -> str | None:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
 
     return _drawn(draw, 1.6 + 0.8 * len(bars)) if bars else None
-
-
-def time_split(row: Row) -> dict[str, float]:
-    """Shares of a split row by kind; everything before the summary is there is one kind."""
-    found: dict[str, float] = {}
-    for part in row["split"]:
-        kind = "measuring the summary" if part["phase"] == "measure" else part["kind"]
-        found[kind] = found.get(kind, 0.0) + part["seconds"]
-    total = sum(found.values())
-    return {kind: seconds / total for kind, seconds in found.items()}
 
 
 def quality(rows: Sequence[Row]) -> str | None:

@@ -27,6 +27,7 @@ import numpy as np
 
 from widefield.store import PyramidWriter, StoreSpec, create_or_resume, open_store
 from widefield.store.box import Pixels, box_reference
+from widefield_bench.common import about, write_rows
 
 TILE_PX = 512
 
@@ -142,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--form", action="append", help=f".tif, .zarr, .dzi; may be repeated ({defaults.form})")
     parser.add_argument("--codec", default=defaults.codec, help="%(default)s")
     parser.add_argument("--threads", type=int, default=defaults.threads, help="that encode (%(default)s)")
+    parser.add_argument("-o", "--output", type=Path, help="folder for store.json")
     parser.add_argument("--folder", type=Path, default=None, help="where the pictures go (a temporary folder)")
     options = parser.parse_args(argv)
     tiles = cut(dead_leaves(), 32)
@@ -155,8 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 results.append(result)
                 print("  ".join(f"{key} {value}" for key, value in result.items()), file=sys.stderr)
                 _clear(Path(name))
-    load = Path("/proc/loadavg").read_text().split()[0]
-    print(json.dumps({"cpus": os.cpu_count(), "load_average": float(load), "results": results}))
+    if options.output is not None:
+        write_rows(options.output / "store.json", results, about())
+    print(json.dumps({**about(), "results": results}))
     return 0
 
 

@@ -25,11 +25,23 @@ import functools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
 
 KINDS = ("engine", "attention", "opening", "latents", "tiles", "to pixels", "pyramid", "encode", "write")
+
+MEASURING = "measuring the summary"
+
+
+def time_split(row: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of a split row by kind; everything before the summary is there is one kind."""
+    found: dict[str, float] = {}
+    for part in row["split"]:
+        kind = MEASURING if part["phase"] == "measure" else part["kind"]
+        found[kind] = found.get(kind, 0.0) + part["seconds"]
+    total = sum(found.values())
+    return {kind: seconds / total for kind, seconds in found.items()}
 
 
 class Watch:
