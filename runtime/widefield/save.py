@@ -21,6 +21,7 @@ from widefield.errors import StoreError
 from widefield.job import DecodeJob, Talk
 from widefield.options import RunOptions
 from widefield.plan import Plan
+from widefield.provenance.signing import check_signer, sign_finished
 from widefield.render import Progress, stream
 from widefield.store import PyramidWriter, Store, StoreSpec, create_or_resume, default_codec, open_store
 
@@ -70,12 +71,14 @@ def save(
 ) -> Saved:
     """Write all of a picture, going on where an earlier, equal save stopped. Picture.save says the rest."""
     started = time.perf_counter()
+    check_signer(options.sign_cert, options.sign_key)
     options = as_before(path, options)
     plan = job.plan(options)
     store = create_or_resume(path, store_spec(job, path, plan, options), overwrite=options.overwrite)
     made = _Streamed()
     with writing(store) as writer:
         _stream_missing(job, store, writer, options, plan, made, progress, talk)
+    sign_finished(path, options.sign_cert, options.sign_key)
     beside = summary_path(path)
     found = store.levels[0].rows * store.levels[0].columns - made.tiles
     return Saved(

@@ -29,6 +29,7 @@ from widefield.job import DecodeJob
 from widefield.options import RunOptions, changed_options
 from widefield.picture import Picture
 from widefield.plan import Plan
+from widefield.provenance.signing import check_signer, sign_finished
 from widefield.save import as_before, store_spec, summary_path
 from widefield.store.faults import explained
 from widefield.store.hashes import MANIFEST, forget_provenance, provenance_path
@@ -120,6 +121,7 @@ class Run:
                 f"{path}: {wrong} with --cluster; wanted a .zarr, which many can write, and not to replace what others "
                 "may be writing; write to a new .zarr, and make a .tif of it with widefield finalize"
             )
+        check_signer(options.sign_cert, options.sign_key)
         self.picture, self.path, self.latents = picture, path, latents
         with explained(path):
             self.job, self.options, self.plan, spec = self._decided(options)
@@ -179,7 +181,8 @@ class Run:
             self.job.drawing(self.options).keep(self.latents, overwrite=False)
 
     def clean(self) -> None:
-        """Take away what only an unfinished picture needs."""
+        """Sign it, where asked to, and take away what only an unfinished picture needs."""
+        sign_finished(self.path, self.options.sign_cert, self.options.sign_key)
         shutil.rmtree(self.folder, ignore_errors=True)
         if isinstance(self.job, DrawnJob):
             self.job.drawing(self.options).remove()

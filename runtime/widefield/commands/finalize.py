@@ -34,10 +34,12 @@ def finalize(path: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
     widefield finalize harbour.zarr -o harbour.tif
     widefield finalize harbour.zarr -o harbour.tif --codec lossless
     """
+    from widefield.provenance.signing import check_signer, sign_finished
     from widefield.store.copying import copy_picture
 
     if not path.exists():
         raise BadRequest(f"{path} does not exist; wanted a finished .zarr; check the path")
+    check_signer(asked["sign_cert"], asked["sign_key"])
     threads = asked["workers"] or len(os.sched_getaffinity(0))
     given = {name: asked[name] for name in ("codec", "quality") if asked[name] is not None}
     try:
@@ -46,6 +48,7 @@ def finalize(path: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
                 path, out, overwrite=overwrite, threads=threads, **given,
                 progress=lambda done, total: report.talk("copying tiles", done, total),
             )  # fmt: skip
+            sign_finished(out, asked["sign_cert"], asked["sign_key"])
     except KeyboardInterrupt:
         click.echo(f"interrupted; {out} keeps what is done; the same command goes on with it", err=True)
         return 130

@@ -50,6 +50,15 @@ def verify(path: Path, region: Box | None, as_json: bool, quiet: bool) -> int | 
     return None if found.good else 1
 
 
+def _signed(found: Verified) -> str:
+    if found.unchecked:
+        return "signed, and not checked: pip install 'widefield[provenance]'"
+    if found.signature is None:
+        return "not signed"
+    whose = found.signature.issuer or "somebody"
+    return f"signed by {whose}" + ("" if found.signature.trusted else ", whose certificate is on no trust list")
+
+
 def _tell(found: Verified, *, quiet: bool) -> None:
     for level, row, column in found.changed:
         click.echo(f"changed: level {level}, row {row}, column {column}")
@@ -57,6 +66,9 @@ def _tell(found: Verified, *, quiet: bool) -> None:
         click.echo(f"and {found.wrong - len(found.changed)} more")
     for level in found.levels:
         click.echo(f"unknown: level {level}, whose hashes were changed")
+    if found.signature is not None and not found.signature.valid:
+        click.echo(f"the signature does not hold: {', '.join(found.signature.problems)}")
     if not quiet:
+        click.echo(_signed(found))
         tiles = show_count(found.tiles, "tile")
         click.echo(f"{found.path}: {tiles} looked at, {found.wrong} not as made")

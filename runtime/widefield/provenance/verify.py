@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from widefield.errors import BadRequest, StoreError
+from widefield.errors import BadRequest, MissingBackend, StoreError
 from widefield.geometry import Region
+from widefield.provenance.signing import Signature, read_signature
 from widefield.store import Store, open_store
 from widefield.store.faults import explained
 from widefield.store.hashes import HASHES, MANIFEST, SIZE, TileHashes, digest, provenance_path
@@ -29,7 +30,8 @@ Tile = tuple[int, int, int]  # level, row, column
 @dataclass
 class Verified:
     """What was found. `changed` names the first LISTED tiles whose bytes, or whose row's hashes, are not as they were;
-    `levels` those whose rows' hashes are not, so that nothing of them can be said."""
+    `levels` those whose rows' hashes are not, so that nothing of them can be said. `unchecked`: there is a signature,
+    and no c2pa to read it with."""
 
     path: Path
     root: str
@@ -37,11 +39,13 @@ class Verified:
     wrong: int = 0
     changed: list[Tile] = field(default_factory=list)
     levels: list[int] = field(default_factory=list)
+    signature: Signature | None = None
+    unchecked: bool = False
 
     @property
     def good(self) -> bool:
         """Whether all that was looked at is as it was made."""
-        return not self.wrong and not self.levels
+        return not self.wrong and not self.levels and (self.signature is None or self.signature.valid)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +56,8 @@ class Verified:
             "tiles_changed": self.wrong,
             "changed": [{"level": k, "row": row, "column": column} for k, row, column in self.changed],
             "levels_unknown": self.levels,
+            "signature": None if self.signature is None else self.signature.as_dict(),
+            "signature_unchecked": self.unchecked,
         }
 
 
@@ -75,7 +81,12 @@ def verify(path: Path, region: Region | None = None, *, progress: Callable[[int,
                 f"rows and {whole.width} columns; name a part of it"
             )
         with explained(path), closing(_hashes(path, store)) as hashes:
-            return _looked_at(store, hashes, manifest, region, progress)
+            found = _looked_at(store, hashes, manifest, region, progress)
+    try:
+        found.signature = read_signature(path)
+    except MissingBackend:
+        found.unchecked = True
+    return found
 
 
 def _hashes(path: Path, store: Store) -> TileHashes:
