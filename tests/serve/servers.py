@@ -15,7 +15,7 @@ from house.places import environment
 from widefield.serve.app import Site, build
 from widefield.serve.gallery import Gallery
 from widefield.serve.guard import LOOPBACK
-from widefield.serve.run import Address
+from widefield.serve.run import Address, configured
 
 
 @contextmanager
@@ -24,10 +24,7 @@ def running(gallery: Gallery) -> Iterator[str]:
     with Address("127.0.0.1", 0).listen() as listening:
         server: uvicorn.Server
         site = Site(gallery, lambda: server.should_exit)
-        config = uvicorn.Config(
-            build(site, LOOPBACK), log_level="critical", lifespan="on", ws="none", timeout_graceful_shutdown=3
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configured(build(site, LOOPBACK), "critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

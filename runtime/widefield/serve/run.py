@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from widefield.errors import BadRequest
 from widefield.serve.app import Site, build
@@ -20,6 +21,7 @@ from widefield.serve.guard import LOOPBACK
 MOST_CONNECTIONS = 1024
 SPARE_FILES = 64  # beside connections: stores, cached tiles, libraries
 GRACE_SECONDS = 3
+IDLE_SECONDS = 75  # that a connection is kept: one closed as it is used again is an error to its client
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,18 @@ def serve(gallery: Gallery, address: Address, ready: Callable[[str], None]) -> N
         server: uvicorn.Server | None = None
         site = Site(gallery, lambda: server is not None and server.should_exit)
         app = build(site, LOOPBACK | {address.host} if address.is_loopback else None)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="on", ws="none",
-            limit_concurrency=_connections(), timeout_graceful_shutdown=GRACE_SECONDS,
-        )  # fmt: skip
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configured(app))
         host, port = listening.getsockname()[:2]
         ready(f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/")
         server.run(sockets=[listening])
+
+
+def configured(app: ASGIApp, log_level: str = "warning") -> uvicorn.Config:
+    """How uvicorn is to run it."""
+    return uvicorn.Config(
+        app, log_level=log_level, access_log=False, server_header=False, lifespan="on", ws="none",
+        limit_concurrency=_connections(), timeout_keep_alive=IDLE_SECONDS, timeout_graceful_shutdown=GRACE_SECONDS,
+    )  # fmt: skip
 
 
 def _connections() -> int:

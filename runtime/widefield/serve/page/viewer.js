@@ -86,7 +86,7 @@ function moved() {
   const at = place.of(viewer);
   const zoom = at.zoom >= 1 ? `${Number(at.zoom.toPrecision(3))} : 1` : `1 : ${number.format(Number((1 / at.zoom).toPrecision(3)))}`;
   const { x, y } = pointed ?? at;
-  $("place").textContent = `x ${number.format(x)}  y ${number.format(y)}  ${zoom}`;
+  $("place").textContent = `x ${number.format(x)} · y ${number.format(y)} · ${zoom}`;
 }
 
 let later = 0;
