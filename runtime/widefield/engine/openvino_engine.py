@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class OpenVinoEngine(Engine):
         parameters: Mapping[str, Array],
         options: EngineOptions,
     ) -> None:
-        core = openvino.Core()
+        core = _core()
         try:
             model = _read(core, path, parameters)
             model.reshape({name: list(shape) for name, shape in shapes.items()})
@@ -68,6 +69,16 @@ class OpenVinoEngine(Engine):
         self._compiled = None
         while not self._requests.empty():
             self._requests.get()
+
+
+@cache
+def _core() -> openvino.Core:
+    """The process's one core, which is never closed.
+
+    Loading its CPU plugin gives the calling thread a stack for signals, which closing frees. Closed in another thread,
+    as engines are, it would leave the first one with memory that is gone: the next signal, a Ctrl-C, is a crash.
+    """
+    return openvino.Core()
 
 
 def _read(core: openvino.Core, path: Path, parameters: Mapping[str, Array]) -> Any:
