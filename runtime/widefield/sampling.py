@@ -21,14 +21,15 @@ def exact_tiles(height: int, width: int) -> list[Region]:
 
 
 def default_cells(height: int, width: int) -> int:
-    """N for a picture of height x width cells: a quarter of its side, within 128 and 1024.
+    """N for a picture of height x width cells: a quarter of its side, within 96 and 1024.
 
     The error falls with N whatever the picture's size, so a larger picture needs a smaller part of itself; and it is N
-    that counts, not the squares' size. On a mosaic of photographs of 4 Mpx, four seeds: 128 squares of 4 x 4 held 55.9
-    to 60.1 dB and at most 5 of 255, 192 of them 57.3 to 60.1 dB and 2, 256 of them 59.2 to 61.2 dB and 2, for 2.6, 3.1
-    and 3.8 CPU seconds. (With an autoencoder trained on photographs 52.1 to 55.9 dB, 54.4 to 57.5 and 55.0 to 58.5.)
+    that counts, not the squares' size. Calibrated (calibration.py), on a mosaic of photographs of 4 Mpx and with an
+    autoencoder trained on photographs, 64 squares of 4 x 4 held 52.6 to 56.2 dB and at most 9 of 255 over four seeds,
+    96 of them 53.8 to 57.6 dB and 8 over three, for 1.2 and 1.9 CPU seconds; counted alike, 128 of them 52.1 to 55.9 dB
+    and 11, for 2.4. (With the embedded one, 64 held 57.8 to 59.5 dB and 3.)
     """
-    return max(128, min(1024, math.isqrt(height * width) // 4))
+    return max(96, min(1024, math.isqrt(height * width) // 4))
 
 
 def stratified_cells(height: int, width: int, count: int, seed: int) -> list[Region]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from widefield.attend import Attention
 from widefield.bundle import Bundle, Component, GraphSpec, SiteSpec
+from widefield.calibration import Calibration, calibrated, even
 from widefield.engine import EngineOptions, open_engine
 from widefield.held import Held, Planes, Squares
 from widefield.keys import chosen_tokens, keys_error, some_queries, tokens_of
@@ -26,7 +27,7 @@ from widefield.sampling import exact_tiles, stages, stratified_cells
 from widefield.scratch import Scratch
 from widefield.summary import Summary
 from widefield.tiles import Source, input_shapes, size_in_cells
-from widefield_kernels.norm import freeze_reference, merge_reference, standard_errors
+from widefield_kernels.norm import freeze_reference, merge_reference
 
 Array = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -98,6 +99,7 @@ class _Sweep:
         self.arrays: dict[str, Array] = {}
         self.moments: dict[str, NDArray[np.float64]] = {}
         self.keys_error = 0.0  # of sites after sampled attentions, in standard deviations
+        self.calibration = None if squares is None else calibrated(component, squares)
         self.pool = ThreadPoolExecutor(options.engine.workers)
 
     def run(self) -> Summary:
@@ -126,6 +128,12 @@ class _Sweep:
             return self.planes, self.component.planes[index]
         assert self.squares is not None
         return self.squares, self.component.squares[index]
+
+    def _counting(self, held: Held) -> Calibration:
+        """How much each tile of a set counts."""
+        if held is self.squares and self.calibration is not None:
+            return self.calibration
+        return even(len(held.tiles), held.fraction)
 
     def _over(self, held: Held, batch: int, call: Callable[[int, int], None]) -> None:
         """Run `call(start, stop)` for all tiles, on the workers."""
@@ -175,13 +183,15 @@ class _Sweep:
             case "attention":
                 self._attend(site, held, batch)
             case _:
-                total = parts["sum"].sum(0) / held.fraction
+                total = np.tensordot(self._counting(held).weights, parts["sum"], 1) / held.fraction
                 self.arrays[f"{site.result}.state"] = total.astype(np.float32)
 
     def _freeze_norm(self, site: SiteSpec, held: Held, mean: NDArray[np.float64], m2: NDArray[np.float64]) -> None:
         count = held.inside_cells * site.scale**2 * (site.channels // site.groups)
-        whole = merge_reference(count, mean, m2)
-        of_mean, of_variance = standard_errors(count, mean, m2, held.fraction)
+        counting = self._counting(held)
+        weights = counting.weights
+        whole = merge_reference(count * weights, mean, m2 * weights[:, None])
+        of_mean, of_variance = counting.standard_errors(count, mean, m2)
         of_mean = np.hypot(of_mean, self.keys_error * np.sqrt(whole.variance))
         of_variance = np.hypot(of_variance, 2 * self.keys_error * whole.variance)
         gamma, beta = (self.bundle.weight(self.component.name, name) for name in (site.gamma, site.beta))

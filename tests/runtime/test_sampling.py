@@ -66,7 +66,7 @@ def test_chosen_tokens_are_distinct_and_spread(tiles, per_tile, keep, seed):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "cells"), [(64, 64, 128), (512, 512, 128), (1024, 1024, 256), (65536, 65536, 1024)]
+    ("height", "width", "cells"), [(64, 64, 96), (512, 512, 128), (1024, 1024, 256), (65536, 65536, 1024)]
 )
 def test_a_larger_picture_needs_a_smaller_part_of_itself(height, width, cells):
     assert default_cells(height, width) == cells
