@@ -11,7 +11,7 @@ import pytest
 
 from cli.runner import ENVIRONMENT, ROOT
 
-ORDER = {"workers": 2, "kills": 0, "longest": 1.0, "stop": False, "there": "", "seed": 0, "patience": 240.0}
+ORDER = {"workers": 2, "kills": 0, "longest": 1.0, "stop": False, "there": "", "seed": 0, "patience": 500.0}
 
 
 @dataclass

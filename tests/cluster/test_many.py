@@ -6,11 +6,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import widefield
 from cli.runner import run
-from store.pictures import digests
+from store.pictures import digests, picture
+from widefield.cluster.join import Run, join
 from widefield.errors import StoreError
+from widefield.options import run_options
 from widefield.provenance.verify import verify
 from widefield.store.hashes import provenance_path
 
@@ -117,18 +121,27 @@ def test_what_many_cannot_do_is_said(decoded, tmp_path, capsys, out, more, said)
     assert re.search(said, fault) and not any(tmp_path.iterdir())
 
 
-def test_a_tile_grid_is_decided_once(drawing_bundle, latents, tmp_path):
-    import widefield
-    from widefield.cluster.join import Run
-    from widefield.options import run_options
+def test_an_enlarged_picture_is_drawn_by_many_too(drawing_bundle, tmp_path):
+    options = {"engine": "ort", "workers": 1, "seed": 4, "shard_px": 512}
+    made = widefield.open(drawing_bundle).upscale(picture(150, 130), 4, **options)
+    for name in ("alone", "many"):
+        (tmp_path / name).mkdir()
+    made.save(tmp_path / "alone" / "sea.zarr")
+    joined = join(made, tmp_path / "many" / "sea.zarr", lease_seconds=2, latents=tmp_path / "kept.npy")
+    assert joined.as_dict()["shards_made"] == 4 and joined.size_px == (600, 520)
+    assert_as_alone(tmp_path / "many" / "sea.zarr", tmp_path / "alone" / "sea.zarr")
+    kept = np.load(tmp_path / "kept.npy")
+    assert kept.shape == (4, 130, 150) and np.isfinite(kept).all()
 
+
+def test_a_tile_grid_is_decided_once(drawing_bundle, latents, tmp_path):
     common = {"engine": "ort", "summary": "sampled", "cells": 16, "workers": 1}
-    picture = widefield.open(drawing_bundle).decode(latents)
+    sea = widefield.open(drawing_bundle).decode(latents)
     path = tmp_path / "sea.zarr"
-    first = Run(picture, path, run_options({**common, "memory": "512MiB", "tile": (32, 64)}), None)
-    second = Run(picture, path, run_options({**common, "memory": "4GiB"}), None)
+    first = Run(sea, path, run_options({**common, "memory": "512MiB", "tile": (32, 64)}), None)
+    second = Run(sea, path, run_options({**common, "memory": "4GiB"}), None)
     assert first.plan.tile == second.plan.tile == (32, 64) and first.board.path == second.board.path
     metadata = json.loads((path / "zarr.json").read_bytes())["attributes"]["widefield"]["metadata"]
     assert metadata["tile"] == "32x64"
     with pytest.raises(StoreError, match="holds another picture"):
-        Run(picture, path, run_options({**common, "memory": "4GiB", "tile": (64, 64)}), None)
+        Run(sea, path, run_options({**common, "memory": "4GiB", "tile": (64, 64)}), None)

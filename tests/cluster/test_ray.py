@@ -22,7 +22,7 @@ RAY = ("--cluster", "ray", "--lease", 2)
 
 @pytest.fixture(scope="module")
 def place():
-    """A short path: Ray's sockets lie there. What is left of its processes, which have it in their command, is ended."""
+    """A short path, for Ray's sockets lie there. What is left of its processes, which name it, is ended."""
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     yield folder
     for process in Path("/proc").glob("[0-9]*"):

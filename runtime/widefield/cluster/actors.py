@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from widefield.drawn import DrawnPicture
     from widefield.picture import Picture
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 LAST_SECONDS = 20.0  # for those that are still at something when the picture is finished
 
 

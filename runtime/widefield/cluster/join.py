@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from widefield.cluster.board import Board, Gone
+from widefield.cluster.board import Board
 from widefield.cluster.claims import Claims, Heart
 from widefield.cluster.decoding import SUMMARY, Shards
 from widefield.cluster.drawing import Levels
 from widefield.cluster.seal import seal_picture
 from widefield.cluster.work import Stage, Talk, Worker
 from widefield.drawn import DrawnJob, DrawnPicture
-from widefield.errors import BadRequest, StoreError
+from widefield.errors import BadRequest, StoreError, WidefieldError
 from widefield.job import DecodeJob
 from widefield.options import RunOptions, changed_options
 from widefield.picture import Picture
@@ -42,7 +42,8 @@ LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What one worker did for a picture, which is finished now. `made`: tasks by stage; `beside`: second tries."""
+    """What one worker did for a picture, which is finished now. `made`: tasks by stage, `beside`: second tries,
+    `stage_seconds`: how long each stage took it, waiting for others included."""
 
     path: Path
     size_px: tuple[int, int]
@@ -50,6 +51,7 @@ class Joined:
     worker: str
     made: dict[str, int]
     beside: int
+    stage_seconds: dict[str, float]
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Joined:
             "shards_made": self.made.get("shards", 0),
             "second_tries": self.beside,
             "tasks": dict(self.made),
+            "stage_seconds": {name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
             "seconds": round(self.seconds, 3),
         }
 
@@ -91,7 +94,7 @@ def join(
             for stage in () if run.finished() else run.stages(talk):
                 if not helper.walk(stage):
                     break
-    except (Gone, StoreError):
+    except (WidefieldError, OSError):
         if not run.finished():  # or others finished it, and took away what we looked at
             raise
     finally:
@@ -101,7 +104,9 @@ def join(
             claims.leave()
     height, width, _ = picture.shape
     seconds = time.perf_counter() - started
-    return Joined(run.path, (width, height), run.plan, claims.worker, helper.made, helper.beside, seconds)
+    return Joined(
+        run.path, (width, height), run.plan, claims.worker, helper.made, helper.beside, helper.seconds, seconds
+    )
 
 
 def _name() -> str:
@@ -125,8 +130,7 @@ class Run:
         self.picture, self.path, self.latents = picture, path, latents
         with explained(path):
             self.job, self.options, self.plan, spec = self._decided(options)
-            self.folder = path.with_name(path.name + ".cluster")
-            self.board = Board(self.folder / spec.fingerprint[:16])
+            self.board = self._board(spec)
         store = open_store(path)
         assert isinstance(store, ZarrStore)
         self.store = store
@@ -139,7 +143,8 @@ class Run:
             )
         if not self.path.exists():
             forget_provenance(self.path)
-            _lay_out(self.path, self._planned(options)[3])
+            spec = self._planned(options)[3]
+            _lay_out(self._board(spec), self.path, spec)
         job, options, plan, spec = self._planned(options)
         found = ZarrStore.found(self.path)
         assert found is not None
@@ -157,6 +162,14 @@ class Run:
         plan = job.plan(options)
         spec = store_spec(job, self.path, plan, options)
         return job, options, plan, checked(spec, self.path, ZarrStore.codecs, ZarrStore.lossless)
+
+    @property
+    def folder(self) -> Path:
+        """What is beside the picture until it is finished."""
+        return self.path.with_name(self.path.name + ".cluster")
+
+    def _board(self, spec: StoreSpec) -> Board:
+        return Board(self.folder / spec.fingerprint[:16])
 
     def finished(self) -> bool:
         """Whether the picture has its manifest."""
@@ -188,15 +201,12 @@ class Run:
             self.job.drawing(self.options).remove()
 
 
-def _lay_out(path: Path, spec: StoreSpec) -> None:
+def _lay_out(board: Board, path: Path, spec: StoreSpec) -> None:
     """Make an empty store, unless another worker was first."""
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        ZarrStore.lay_out(staging, spec)
+    with board.room() as room:
+        ZarrStore.lay_out(room / path.name, spec)
         try:
-            staging.rename(path)
+            (room / path.name).rename(path)
         except OSError:
             if not path.exists():
                 raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

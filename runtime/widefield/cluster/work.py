@@ -44,10 +44,18 @@ class Worker:
     def __init__(self, claims: Claims, over: Callable[[], bool], talk: Talk | None = None) -> None:
         self._claims, self._over, self._talk = claims, over, talk
         self.made: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
         self.beside = 0
 
     def walk(self, stage: Stage) -> bool:
         """Help until a stage is done; whether there is still a picture to work on."""
+        started = time.perf_counter()
+        try:
+            return self._walk(stage)
+        finally:
+            self.seconds[stage.name] = time.perf_counter() - started
+
+    def _walk(self, stage: Stage) -> bool:
         undone = self._rotated([task for task in stage.tasks if not task.done()])
         if not undone or self._over():
             return not self._over()

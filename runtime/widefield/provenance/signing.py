@@ -1,7 +1,7 @@
 """Who says that a picture is what its manifest says: C2PA, of the manifest and of a small preview.
 
-    manifest.json.c2pa    the signature beside the manifest. C2PA hashes whole files, which its readers hold in memory, and
-                          cannot be embedded in a pyramid. The manifest is small, and every tile's hash hangs from it.
+    manifest.json.c2pa    the signature, beside the manifest: C2PA's readers hold all that they hash in memory, and in a
+                          pyramid it cannot be embedded. The manifest is small, and every tile's hash hangs from it.
     preview.jpg           at most PREVIEW_PX a side, with the XMP packet and a signature of its own inside: what people
                           pass on, and what other software checks as it does any picture
 
