@@ -17,7 +17,7 @@ from widefield.errors import BadBundle, BadRequest, MissingBackend
 
 Array = NDArray[np.float32]
 Precision = Literal["f32", "bf16", "f16"]
-BACKENDS = ("auto", "ort", "openvino", "torch")
+BACKENDS = ("auto", "ort", "openvino", "torch", "trt")
 EXTRAS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "onnx": "torch", "tensorrt": "trt",
           "cupy": "gpu"}  # fmt: skip
 PRECISIONS: Mapping[str, tuple[Precision, ...]] = {
@@ -57,7 +57,11 @@ class EngineOptions:
         """With "auto" decided: on a CPU OpenVINO where it is installed (the faster one), else ONNX Runtime; on a GPU
         TensorRT, else torch, else ONNX Runtime."""
         device = check_device(self.device)
-        order = (("torch", "torch"),) if device != "cpu" else (("openvino", "openvino"),)
+        order = (
+            (("tensorrt", "trt"), ("tensorrt_rtx_bindings", "trt"), ("torch", "torch"))
+            if device != "cpu"
+            else (("openvino", "openvino"),)
+        )
         backend = self.backend
         if backend == "auto":
             backend = next((name for module, name in order if importlib.util.find_spec(module)), "ort")
@@ -142,6 +146,10 @@ def _backend(name: str) -> Any:
                 from widefield.engine.torch_engine import TorchEngine
 
                 return TorchEngine
+            case "trt":
+                from widefield.engine.trt import TrtEngine
+
+                return TrtEngine
             case _:
                 from widefield.engine.ort import OrtEngine
 

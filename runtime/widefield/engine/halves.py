@@ -27,5 +27,9 @@ def runs_in_half(step: Step, users: Sequence[Step], arguments_in_half: Sequence[
     (constants left out) are in half."""
     if step.kind in PRODUCTS:
         return True
-    masks = step.kind == "Add" and any(user.kind == "Softmax" for user in users)
-    return step.kind not in WIDE and not masks and any(arguments_in_half)
+    return step.kind not in WIDE and not masks(step, users) and any(arguments_in_half)
+
+
+def masks(step: Step, users: Sequence[Step]) -> bool:
+    """Whether an operation adds a mask to what a softmax reads."""
+    return step.kind == "Add" and any(user.kind == "Softmax" for user in users)

@@ -1,0 +1,133 @@
+"""TensorRT on a GPU: an engine from the cache or built now, memory of ours, one stream.
+
+Weights are the engine's. What it computes in is a block that engines share (`Arena`), for no two of them run at once;
+frozen sites are uploaded when a picture opens the engine. Shapes are static, so addresses are set once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from widefield.device.arena import Arena
+from widefield.device.gpu import CupyGpu
+from widefield.engine import trt_cache
+from widefield.engine.base import Array, Engine, EngineOptions
+from widefield.engine.trt_bindings import bindings, identity, make_logger
+from widefield.engine.trt_build import Progress, build_engine
+from widefield.engine.trt_graph import make_skeleton
+from widefield.errors import WidefieldError
+
+
+class TrtEngine(Engine):
+    """One execution context. Runs go one after another, whatever the workers."""
+
+    name = "trt"
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        parameters: Mapping[str, Array],
+        options: EngineOptions,
+        *,
+        gpu: Any = None,
+        arena: Arena | None = None,
+        trt: Any = None,
+    ) -> None:
+        self.trt = trt or bindings()
+        self.gpu = gpu or CupyGpu(options.gpu)
+        self.arena = arena or shared_arena(options.gpu)
+        frozen = {name: array.shape for name, array in parameters.items()}
+        plan = ready_engine(self.trt, path, shapes, frozen, options.precision, self.gpu.capability)
+        self.stream = self.gpu.stream()
+        self._turns = threading.Lock()
+        self._open(plan, path)
+        self._place(parameters)
+
+    def _open(self, plan: bytes, path: Path) -> None:
+        logger = make_logger(self.trt)
+        self._runtime = self.trt.Runtime(logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            said = "; ".join(logger.errors[-2:]).replace("\n", " ")
+            raise WidefieldError(f"{path}: TensorRT does not load its engine ({said}); run `widefield build` again")
+        self._context: Any = self._engine.create_execution_context(
+            self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        self.arena.ask(int(self._engine.device_memory_size_v2))
+
+    def _place(self, parameters: Mapping[str, Array]) -> None:
+        """Memory on the GPU for everything that goes in or out; frozen sites are filled."""
+        self.inputs: dict[str, Any] = {}
+        self.outputs: dict[str, Any] = {}
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            place = self.gpu.empty(tuple(self._engine.get_tensor_shape(name)), np.float32)
+            is_input = self._engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT
+            (self.inputs if is_input else self.outputs)[name] = place
+            self._context.set_tensor_address(name, int(place.data.ptr))
+        for name, array in parameters.items():
+            if name in self.inputs:
+                self.gpu.upload(self.inputs[name], np.ascontiguousarray(array), self.stream)
+        self.gpu.synchronize(self.stream)
+
+    def enqueue(self, stream: Any) -> None:
+        """Compute `outputs` from `inputs` on a stream; returns at once."""
+        self._context.set_device_memory(*self.arena.block())
+        if not self._context.execute_async_v3(int(stream.ptr)):
+            raise WidefieldError("TensorRT refused to run an engine; run `widefield build` again")
+
+    def run(self, feeds: Mapping[str, Array], into: Mapping[str, Array]) -> None:
+        if self._context is None:
+            raise ValueError("the engine was closed")
+        with self._turns:
+            for name, x in feeds.items():
+                if name in self.inputs:
+                    self.gpu.upload(self.inputs[name], x, self.stream)
+            self.enqueue(self.stream)
+            for name, x in into.items():
+                self.gpu.download(x, self.outputs[name], self.stream)
+            self.gpu.synchronize(self.stream)
+
+    def close(self) -> None:
+        self.inputs, self.outputs = {}, {}
+        self._context = self._engine = self._runtime = None
+
+
+@cache
+def shared_arena(number: int) -> Arena:
+    """Of all engines on a GPU."""
+    return Arena(CupyGpu(number))
+
+
+def ready_engine(
+    trt: Any,
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    frozen: Mapping[str, tuple[int, ...]],
+    precision: str,
+    capability: str,
+    *,
+    progress: Progress | None = None,
+) -> bytes:
+    """The engine as bytes, from the cache, or built and put there. See `build_engine` for what it raises."""
+    folder = trt_cache.cache_folder()
+    key = trt_cache.EngineKey(
+        trt_cache.bundle_identity(path), path.name, {**shapes, **frozen}, precision, capability, identity(trt)
+    )
+    found = trt_cache.read(key.name, folder)
+    if found is not None:
+        return found
+    timing = trt_cache.read(key.timing, folder)
+    skeleton = make_skeleton(path, shapes, frozen, precision)
+    plan, timing = build_engine(trt, skeleton, timing=timing, progress=progress)
+    if timing:
+        trt_cache.keep(key.timing, timing, folder)
+    trt_cache.keep(key.name, plan, folder)
+    return plan
