@@ -30,3 +30,19 @@ def drawing_bundle(tmp_path_factory):
         save_pipeline("SD1.5", folder / "checkpoint")
         assert main(["export", str(folder / "checkpoint"), "-o", str(folder / "b.wf"), "--window", "16x24"]) == 0
     return folder / "b.wf"
+
+
+@pytest.fixture(scope="session")
+def photographic(tmp_path_factory):
+    """(bundle, diffusers folder) of the small autoencoder that was trained on photographs, exported now."""
+    from diffusers import AutoencoderKL
+
+    from widefield_export.commands import build_bundle
+
+    folder = Path(__file__).parent / "data" / "photographic"
+    bundle = tmp_path_factory.mktemp("photographic")
+    vae = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).float().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        build_bundle(vae, bundle, name="photographic", source={})
+    return bundle, folder

@@ -1,10 +1,12 @@
-"""On the trained checkpoint and photographs: exact is the untiled decode, sampled is within 45 dB of it, without seams.
+"""On trained checkpoints and photographs: exact is the untiled decode, sampled is within 45 dB of it, without seams.
 
-Photographs are scikit-image's (public domain or CC0), in a mosaic of unlike brightness and scale.
+Photographs are scikit-image's (public domain or CC0), in a mosaic of unlike brightness and scale. The embedded
+checkpoint was trained on drawn worlds; the one in tests/data on photographs: diffusers' tiling shows its seams on it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,40 @@ from skimage.transform import resize
 import widefield
 from families import ArraySource, decode_floats
 from widefield.engine import EngineOptions
+from widefield.summary import Summary
 from widefield.sweep import SweepOptions, measure
 from widefield_export.families import Decoder, Encoder
 
-ORT = EngineOptions("ort")
-CHECKPOINT = Path(__file__).parents[2] / "export" / "embedded" / "vae"
+EMBEDDED = Path(__file__).parents[2] / "export" / "embedded" / "vae"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint: our model of it and diffusers' folder."""
+
+    model: widefield.Model
+    folder: Path
+
+    def checkpoint(self) -> Any:
+        return checkpoint(self.folder)
+
+    def exact(self, component: Any, source: ArraySource, scratch: Path) -> Summary:
+        options = SweepOptions(2, 1 << 29, scratch, EngineOptions("ort"))
+        return measure(self.model.bundle, component, source, "exact", options)
+
+
+@pytest.fixture(params=["embedded", "photographic"])
+def trained(request):
+    """Each of the two."""
+    if request.param == "embedded":
+        return Trained(widefield.open(), EMBEDDED)
+    bundle, folder = request.getfixturevalue("photographic")
+    return Trained(widefield.open(bundle), folder)
 
 
 @cache
-def checkpoint() -> Any:
-    return diffusers.AutoencoderKL.from_pretrained(CHECKPOINT, low_cpu_mem_usage=False).eval()
+def checkpoint(folder: Path) -> Any:
+    return diffusers.AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).float().eval()
 
 
 @cache
@@ -50,15 +76,15 @@ def mosaic(side: int) -> np.ndarray:
 
 
 @cache
-def encoded(side: int) -> np.ndarray:
+def encoded(folder: Path, side: int) -> np.ndarray:
     with torch.no_grad():
-        return Encoder(checkpoint()).eval()(torch.from_numpy(mosaic(side))[None])[0].numpy()
+        return Encoder(checkpoint(folder)).eval()(torch.from_numpy(mosaic(side))[None])[0].numpy()
 
 
 @cache
-def untiled(side: int) -> np.ndarray:
+def untiled(folder: Path, side: int) -> np.ndarray:
     with torch.no_grad():
-        return Decoder(checkpoint()).eval()(torch.from_numpy(encoded(side))[None])[0].numpy()
+        return Decoder(checkpoint(folder)).eval()(torch.from_numpy(encoded(folder, side))[None])[0].numpy()
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
@@ -69,92 +95,106 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
 
 
-def decoded_apart(z: np.ndarray, cells: int) -> np.ndarray:
-    """Every tile as if it were the whole picture: what a seam is."""
-    decoder = Decoder(checkpoint()).eval()
-    rows = []
-    with torch.no_grad():
-        for y in range(0, z.shape[1], cells):
-            tiles = [torch.from_numpy(z[None, :, y : y + cells, x : x + cells]) for x in range(0, z.shape[2], cells)]
-            rows.append(np.concatenate([to_uint8(decoder(tile)[0].numpy()) for tile in tiles], 1))
-    return np.concatenate(rows, 0)
+def seams(image: np.ndarray, reference: np.ndarray, borders: set[int]) -> list[float]:
+    """For rows and for columns: how much more gradient there is across tile borders than inside.
 
+        seam = (sum |image'| / sum |reference'|) over the lines of `borders`
+             / (sum |image'| / sum |reference'|) over all other borders of latents  -  1
 
-def border_gradient(image: np.ndarray, reference: np.ndarray, borders: set[int]) -> list[float]:
-    """For both axes: the mean absolute gradient across tile borders over the one across other latents' borders, each
-    relative to the reference's own there, so that what the picture shows, and the decoder's period of 8, cancel."""
+    A line is between two rows (columns) of pixels, x' the difference of both; borders are those where a tile begins or
+    ends. Relative to the reference's own gradient there, what the picture shows and the decoder's period of 8 cancel.
+    """
     found = []
     for axis in (0, 1):
         ours, theirs = (np.abs(np.diff(x, axis=axis)).mean((1 - axis, 2)) for x in (image, reference))
-        places = np.arange(7, len(ours), 8)
-        at = np.array([place + 1 in borders for place in places])
-        ratio = [ours[p].sum() / theirs[p].sum() for p in (places[at], places[~at])]
-        found.append(float(ratio[0] / ratio[1]))
+        lines = np.arange(8, len(ours) + 1, 8)
+        at = np.isin(lines, list(borders))
+        across, inside = (ours[p - 1].sum() / theirs[p - 1].sum() for p in (lines[at], lines[~at]))
+        found.append(float(across / inside - 1))
     return found
 
 
-def test_exact_equals_the_untiled_decode_of_the_trained_checkpoint(tmp_path):
-    model = widefield.open()
-    component = model.bundle.decoder
-    z = encoded(520)
-    source = ArraySource(z)
-    summary = measure(
-        model.bundle, component, source, "exact", SweepOptions(2, 1 << 29, tmp_path, EngineOptions("ort"))
-    )
-    result = decode_floats(model.bundle, component, source, summary, (24, 31))
-    assert np.abs(result - untiled(520)).max() <= 1e-4
-    encoder = model.bundle.encoder
-    pixels = ArraySource(mosaic(520))
-    summary = measure(model.bundle, encoder, pixels, "exact", SweepOptions(2, 1 << 29, tmp_path, ORT))
-    assert np.abs(decode_floats(model.bundle, encoder, pixels, summary, (20, 31)) - z).max() <= 1e-4
+def within_errors(found: Summary, exact: Summary, component: Any, times: float) -> float:
+    """The part of all norms' means that lie within so many standard errors of the true ones."""
+    inside = []
+    for site in component.sites:
+        if site.kind == "norm":
+            mean, error = (found.moments[f"{site.result}.{name}"] for name in ("mean", "mean_error"))
+            inside.append(np.abs(mean - exact.moments[f"{site.result}.mean"]) <= times * error)
+    return float(np.concatenate(inside).mean())
+
+
+def tiled_by_diffusers(vae: Any, z: np.ndarray, cells: int) -> np.ndarray:
+    """`enable_tiling` with tiles of `cells` latents: one begins every three quarters of a tile, and its first quarter
+    is blended with what the one before it has there."""
+    vae.tile_sample_min_size, vae.tile_latent_min_size = 8 * cells, cells
+    vae.enable_tiling()
+    try:
+        with torch.no_grad():
+            return to_uint8(Decoder(vae).eval()(torch.from_numpy(z)[None])[0].numpy())
+    finally:
+        vae.disable_tiling()
+
+
+def test_exact_equals_the_untiled_decode_of_a_trained_checkpoint(trained, tmp_path):
+    side = 440
+    bundle = trained.model.bundle
+    z = encoded(trained.folder, side)
+    summary = trained.exact(bundle.decoder, ArraySource(z), tmp_path)
+    result = decode_floats(bundle, bundle.decoder, ArraySource(z), summary, (24, 31))
+    assert np.abs(result - untiled(trained.folder, side)).max() <= 1e-4
+    pixels = ArraySource(mosaic(side))
+    summary = trained.exact(bundle.encoder, pixels, tmp_path)
+    assert np.abs(decode_floats(bundle, bundle.encoder, pixels, summary, (20, 31)) - z).max() <= 1e-4
 
 
 def test_a_megapixel_sampled_is_close_and_its_errors_are_honest(tmp_path):
-    model = widefield.open()
-    z = encoded(1000)
-    truth = to_uint8(untiled(1000))
+    embedded = Trained(widefield.open(), EMBEDDED)
+    model, z = embedded.model, encoded(EMBEDDED, 1000)
+    truth = to_uint8(untiled(EMBEDDED, 1000))
     picture = model.decode(z, summary="sampled", cells=64, tile=(25, 25), engine="openvino")
     image = np.asarray(picture)
     assert psnr(image, truth) >= 45
     bf16 = np.asarray(model.decode(z, summary="sampled", cells=64, engine="openvino", precision="bf16"))
     assert psnr(bf16, truth) >= 45, "bfloat16 is offered because it holds this"
-    options = SweepOptions(2, 1 << 29, tmp_path, ORT)
-    exact = measure(model.bundle, model.bundle.decoder, ArraySource(z), "exact", options)
-    sampled, inside, total = picture.summary(), 0, 0
-    for site in model.bundle.decoder.sites:
-        if site.kind == "norm":
-            found, error = (sampled.moments[f"{site.result}.{name}"] for name in ("mean", "mean_error"))
-            true = exact.moments[f"{site.result}.mean"]
-            inside += int((np.abs(found - true) <= 3 * error).sum())
-            total += len(true)
-    assert inside >= 0.95 * total, f"{inside} of {total} means within three standard errors"
+    exact = embedded.exact(model.bundle.decoder, ArraySource(z), tmp_path)
+    assert within_errors(picture.summary(), exact, model.bundle.decoder, 3) >= 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_four_megapixels_sampled_hold_45_db_and_show_no_seam():
+@pytest.mark.timeout(1800)
+def test_four_megapixels_sampled_hold_45_db_and_show_no_seam(trained, tmp_path):
     side, tile = 2048, 24
-    model = widefield.open()
-    z = encoded(side)
-    truth = to_uint8(untiled(side))
+    model, z = trained.model, encoded(trained.folder, side)
+    truth = to_uint8(untiled(trained.folder, side))
+    exact = trained.exact(model.bundle.decoder, ArraySource(z), tmp_path)
     borders = {block + at for block in range(0, side, 512) for at in (192, 384, 512)} - {side}
     for seed in (0, 1, 2):
-        image = np.asarray(model.decode(z, summary="sampled", seed=seed, tile=(tile, tile), engine="openvino"))
-        error = np.abs(image - truth).max()
-        seams = border_gradient(image.astype(float), truth, borders)
-        print(f"seed {seed}: {psnr(image, truth):.1f} dB, max error {error:.0f}, seams {seams}")
+        picture = model.decode(z, summary="sampled", seed=seed, tile=(tile, tile), engine="openvino")
+        image = np.asarray(picture).astype(float)
+        error, seam = np.abs(image - truth).max(), seams(image, truth, borders)
+        inside = within_errors(picture.summary(), exact, model.bundle.decoder, 3)
+        print(
+            f"seed {seed}: {psnr(image, truth):.1f} dB, max error {error:.0f}, seams {seam[0]:+.2%} {seam[1]:+.2%}, "
+            f"{inside:.1%} of the means within three standard errors"
+        )
         assert psnr(image, truth) >= 45 and error <= 10
-        assert max(abs(s - 1) for s in seams) <= 0.01
-    vae = checkpoint()
-    vae.tile_sample_min_size, vae.tile_latent_min_size = 512, 64
-    vae.enable_tiling()
-    try:
-        with torch.no_grad():
-            tiled = to_uint8(Decoder(vae).eval()(torch.from_numpy(z)[None])[0].numpy())
-    finally:
-        vae.disable_tiling()
-    seams = border_gradient(tiled, truth, set(range(384, side, 384)))
-    print(f"diffusers' tiling: {psnr(tiled, truth):.1f} dB, max error {np.abs(tiled - truth).max():.0f}, seams {seams}")
-    seams = border_gradient(decoded_apart(z, 64), truth, set(range(512, side, 512)))
-    print(f"tiles decoded alone, side by side: seams {seams}")
-    assert max(abs(s - 1) for s in seams) > 0.01, "a seam shows in this measure"
+        assert max(map(abs, seam)) <= 0.01
+        assert inside >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_same_measure_shows_the_seams_of_tiles_with_statistics_of_their_own(photographic):
+    """64-latent tiles, those of diffusers' default for 512 px. (The embedded checkpoint's statistics differ so little
+    from tile to tile that they hardly show there: 0.5 and 0.1 %.)"""
+    _, folder = photographic
+    side = 2048
+    truth = to_uint8(untiled(folder, side))
+    for cells in (64, 32):
+        tiled = tiled_by_diffusers(checkpoint(folder), encoded(folder, side), cells)
+        begins = set(range(6 * cells, side, 6 * cells))
+        ends = {place + 2 * cells for place in begins if place + 2 * cells < side}
+        seam = seams(tiled, truth, begins | ends)
+        print(f"{cells}-latent tiles: {psnr(tiled, truth):.1f} dB, seams {seam[0]:+.2%} {seam[1]:+.2%}")
+        assert min(seam) > 0.02
