@@ -24,6 +24,8 @@ OURS = {
     "encode": "widefield.commands.encode:encode",
     "inspect": "widefield.commands.inspect_path:inspect_path",
     "plan": "widefield.commands.plan:plan",
+    "build": "widefield.commands.build:build",
+    "doctor": "widefield.commands.doctor:doctor",
     "serve": "widefield.commands.serve:serve",
     "verify": "widefield.commands.verify:verify",
     "finalize": "widefield.commands.finalize:finalize",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +122,7 @@ def open_engine(
 ) -> Engine:
     """An engine for one graph: `shapes` fixes every input, `parameters` fills the graph's frozen sites."""
     options = options.resolved()
-    backend = _backend(options.backend)
+    backend = _backend("ort on a GPU" if options.backend == "ort" and options.on_gpu else options.backend)
     if not path.is_file():
         raise BadBundle(f"{path} is missing; copy or export the bundle again")
     return_freed_memory()
@@ -136,7 +137,7 @@ def open_engine(
 
 def _backend(name: str) -> Any:
     """An engine's class, imported now. MissingBackend names the extra of a library that is not there."""
-    try:
+    with importing(name):
         match name:
             case "openvino":
                 from widefield.engine.openvino_engine import OpenVinoEngine
@@ -150,13 +151,24 @@ def _backend(name: str) -> Any:
                 from widefield.engine.trt import TrtEngine
 
                 return TrtEngine
+            case "ort on a GPU":
+                from widefield.engine.ort_cuda import OrtCudaEngine
+
+                return OrtCudaEngine
             case _:
                 from widefield.engine.ort import OrtEngine
 
                 return OrtEngine
+
+
+@contextmanager
+def importing(engine: str) -> Iterator[None]:
+    """What is imported here is an engine's: MissingBackend names the extra of a library that is not there."""
+    try:
+        yield
     except ModuleNotFoundError as cause:
         if cause.name not in EXTRAS:
             raise
-        raise MissingBackend(
-            f"engine {name} needs {cause.name}; pip install 'widefield[{EXTRAS[cause.name]}]'"
-        ) from cause
+        name = engine.split()[0]
+        extra = name if cause.name == "onnx" else EXTRAS[cause.name]
+        raise MissingBackend(f"engine {name} needs {cause.name}; pip install 'widefield[{extra}]'") from cause

@@ -1,0 +1,152 @@
+"""ONNX Runtime on a GPU: memory of ours, a stream of ours, and no falling back to the CPU behind anybody's back.
+
+ONNX Runtime lists its CUDA provider where no GPU is, says an error into its log and computes on the CPU. So whatever a
+session ends up with is looked at, and anything but CUDA raises. The provider is onnxruntime-gpu's own, or that of a
+plugin library (`options.library`), which needs no onnxruntime-gpu: one of the same version as onnxruntime, or older.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from widefield.device.gpu import CupyGpu
+from widefield.engine.base import Array, Engine, EngineOptions
+from widefield.errors import BadBundle, MissingBackend
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+class OrtCudaEngine(Engine):
+    """One session; what goes in and out lies where it lay at the first run. Runs go one after another."""
+
+    name = "ort"
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        parameters: Mapping[str, Array],
+        options: EngineOptions,
+        *,
+        gpu: Any = None,
+        limit_nbytes: int | None = None,
+    ) -> None:
+        check_provider(options.library)
+        self.gpu = gpu or CupyGpu(options.gpu)
+        self.stream = self.gpu.stream()
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in parameters.values()]
+        if values:
+            settings.add_external_initializers(list(parameters), values)
+        about = provider_options(options.gpu, int(self.stream.ptr), limit_nbytes)
+        self._session: Any = open_session(path, settings, options, about)
+        self._binding = self._session.io_binding()
+        self.inputs = {name: self.gpu.empty(shape, np.float32) for name, shape in shapes.items()}
+        self.outputs: dict[str, Any] = {}
+        for name, place in self.inputs.items():
+            self._binding.bind_input(name, "cuda", options.gpu, np.float32, place.shape, int(place.data.ptr))
+        self._number = options.gpu
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._turns = threading.Lock()
+
+    def enqueue(self, stream: Any) -> None:
+        """Compute `outputs` from `inputs` on the engine's own stream, after what `stream` has; it waits for that."""
+        ready, done = self.gpu.event(), self.gpu.event()
+        if stream is not self.stream:
+            self.gpu.record(ready, stream)
+            self.gpu.wait(self.stream, ready)
+        self._session.run_with_iobinding(self._binding, self._run_options)
+        if stream is not self.stream:
+            self.gpu.record(done, self.stream)
+            self.gpu.wait(stream, done)
+
+    def place(self, outputs: Mapping[str, tuple[int, ...]]) -> None:
+        """Room for results, whose shapes the caller knows; once."""
+        for name, shape in outputs.items():
+            if name not in self.outputs:
+                place = self.outputs[name] = self.gpu.empty(shape, np.float32)
+                self._binding.bind_output(name, "cuda", self._number, np.float32, place.shape, int(place.data.ptr))
+
+    def run(self, feeds: Mapping[str, Array], into: Mapping[str, Array]) -> None:
+        if self._session is None:
+            raise ValueError("the engine was closed")
+        with self._turns:
+            self.place({name: x.shape for name, x in into.items()})
+            for name, x in feeds.items():
+                self.gpu.upload(self.inputs[name], x, self.stream)
+            self.enqueue(self.stream)
+            for name, x in into.items():
+                self.gpu.download(x, self.outputs[name], self.stream)
+            self.gpu.synchronize(self.stream)
+
+    def close(self) -> None:
+        self.inputs, self.outputs = {}, {}
+        self._session = self._binding = None
+
+
+def provider_options(number: int, stream: int, limit_nbytes: int | None) -> dict[str, str]:
+    """As ONNX Runtime wants them: text. Its arena grows by what is asked for, and not beyond the plan's limit."""
+    found = {
+        "device_id": str(number),
+        "user_compute_stream": str(stream),
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    return found if limit_nbytes is None else {**found, "gpu_mem_limit": str(limit_nbytes)}
+
+
+def check_provider(library: Path | None) -> None:
+    """MissingBackend where there is no CUDA provider to ask for."""
+    if library is not None:
+        _register(library)
+    elif PROVIDER not in onnxruntime.get_available_providers():
+        raise MissingBackend(
+            f"engine ort cannot use a GPU: onnxruntime {onnxruntime.__version__} has no CUDA execution provider; "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', which takes its place, or name a plugin with --ort-library"
+        )
+
+
+@cache
+def _register(library: Path) -> None:
+    """Load a plugin, once a process."""
+    if not library.is_file():
+        raise MissingBackend(f"{library} is not there; wanted libonnxruntime_providers_cuda.so; see `widefield doctor`")
+    try:
+        onnxruntime.register_execution_provider_library(PROVIDER, str(library.absolute()))
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail as cause:
+        raise MissingBackend(f"{library} does not load: {str(cause).splitlines()[0]}; take the version of onnxruntime "
+                             f"{onnxruntime.__version__} or older, and install CUDA's libraries") from None  # fmt: skip
+
+
+def open_session(path: Path, settings: Any, options: EngineOptions, about: Mapping[str, str]) -> Any:
+    """A session whose first provider is CUDA's. MissingBackend where ONNX Runtime gave another one."""
+    try:
+        if options.library is not None:
+            devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+            if options.gpu >= len(devices):
+                raise MissingBackend(
+                    f"{options.library} finds {len(devices)} GPUs, cuda:{options.gpu} was asked for; name one of them"
+                )
+            settings.add_provider_for_devices([devices[options.gpu]], dict(about))
+            session = onnxruntime.InferenceSession(str(path), settings)
+        else:
+            session = onnxruntime.InferenceSession(str(path), settings, providers=[(PROVIDER, dict(about))])
+    except onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf as cause:
+        raise BadBundle(f"{path} is no ONNX graph: {str(cause).splitlines()[0]}; copy or export again") from cause
+    got = session.get_providers()[0]
+    if got != PROVIDER:
+        raise MissingBackend(
+            f"ONNX Runtime fell back to {got} where {PROVIDER} was asked for: a CUDA library or the driver is not "
+            "there, its log says which; pip install 'onnxruntime-gpu[cuda,cudnn]'; `widefield doctor` says more"
+        )
+    return session
