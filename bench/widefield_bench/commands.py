@@ -26,6 +26,10 @@ SECTIONS = ("decode", "split", "roofline", "scaling")
     help="The diffusers autoencoder that the bundle was exported from (the one of the bundle that came along).",
 )  # fmt: skip
 @arguments.option(
+    "--latents", type=arguments.PATH, section="Files", metavar="FILE",
+    help="A .npy file of what is decoded, repeated to each size (photographs, encoded).",
+)  # fmt: skip
+@arguments.option(
     "-o", "--out", type=arguments.PATH, default=Path("bench"), section="Files", metavar="FOLDER",
     help="For bench.json and report.html; what is in it of earlier runs stays until it is measured again (bench).",
 )  # fmt: skip
@@ -117,6 +121,7 @@ def _suite(
     defaults = Suite()
     plain = Suite(
         None if bundle is None else str(bundle),
+        None if asked["latents"] is None else str(asked["latents"]),
         defaults.checkpoint if checkpoint is None else str(checkpoint),
         tuple(sorted(asked["sizes"])) or (QUICK_PX if asked["quick"] else SIZES_PX),
         rounds=asked["rounds"],

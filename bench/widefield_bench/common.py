@@ -83,6 +83,12 @@ def resident_nbytes(which: str = "VmRSS") -> int:
     return int(_field(Path("/proc/self/status"), which).split()[0]) * 1024
 
 
+def busy_seconds() -> float:
+    """CPU seconds that everybody on this machine has spent since it was started."""
+    user, nice, system, _, _, irq, softirq = (int(n) for n in _field(Path("/proc/stat"), "cpu", " ").split()[:7])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def forget_peak() -> None:
     """Let VmHWM begin anew. (`ru_maxrss` will not do: a child starts with its parent's.)"""
     Path("/proc/self/clear_refs").write_text("5")
@@ -92,9 +98,9 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _field(path: Path, name: str) -> str:
+def _field(path: Path, name: str, mark: str = ":") -> str:
     for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
+        key, _, value = line.partition(mark)
         if key.strip() == name:
             return value.strip()
     return "unknown"

@@ -2,6 +2,7 @@
 
 Cores     the first `threads` that the process may use.
 Counted   decode or save alone: imports, loading, exporting and torch.compile come before.
+Others    the part of the machine's cores that other processes took meanwhile.
 Memory    the peak of the resident set over what the process held, weights loaded. Past `limit` above that the system
           refuses memory. A run that fails, or is not done in time, says so in place of numbers.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield_bench.common import child_environment, forget_peak, resident_nbytes
+from widefield_bench.common import busy_seconds, child_environment, forget_peak, resident_nbytes
 from widefield_bench.peers import PEERS, prepare
 from widefield_bench.watch import watching
 
@@ -80,21 +81,34 @@ def _bounded(case: DecodeCase) -> int:
     return resident_nbytes()
 
 
+class _Clock:
+    """Wall, CPU and others' time since it was made."""
+
+    def __init__(self) -> None:
+        self.busy, self.wall, self.cpu = busy_seconds(), time.perf_counter(), time.process_time()
+
+    def row(self) -> dict[str, float]:
+        """`seconds`, `cpu_seconds` and `others_share` until now."""
+        seconds, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        others = max(0.0, busy_seconds() - self.busy - cpu)
+        return {"seconds": seconds, "cpu_seconds": cpu, "others_share": others / seconds / (os.cpu_count() or 1)}
+
+
 def _peer(case: DecodeCase) -> dict[str, Any]:
     loading = time.perf_counter()
     decode = prepare(case.who, case.checkpoint, np.load(case.latents).astype(np.float32), case.threads)
     loaded = time.perf_counter() - loading
     idle = _bounded(case)
-    started, cpu = time.perf_counter(), time.process_time()
+    clock = _Clock()
     x = decode()
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    times = clock.row()
     peak = resident_nbytes("VmHWM") - idle
     if not np.isfinite(x).all():
         raise ValueError(f"{case.who} gave values that are not numbers")
     if case.keep is not None:
         np.save(case.keep, np.clip(np.rint((x.transpose(1, 2, 0) + 1) * 127.5), 0, 255).astype(np.uint8))
     mpx = x.shape[1] * x.shape[2] / 1e6
-    return {"mpx": mpx, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak / 2**20, "open_seconds": loaded}
+    return {"mpx": mpx, **times, "peak_mib": peak / 2**20, "open_seconds": loaded}
 
 
 def _ours(case: DecodeCase) -> dict[str, Any]:
@@ -117,14 +131,14 @@ def _ours(case: DecodeCase) -> dict[str, Any]:
 
     def talk(*_: object) -> None:
         nonlocal measured_cpu
-        measured_cpu = time.process_time() - cpu
+        measured_cpu = time.process_time() - clock.cpu
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "out.tif"
         with watching() if case.watch else contextlib.nullcontext() as watch:
-            started, cpu = time.perf_counter(), time.process_time()
+            clock = _Clock()
             saved = picture.save(path, talk=talk)
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+            times = clock.row()
         peak = resident_nbytes("VmHWM") - idle
         if case.keep is not None:
             np.save(case.keep, _stored(path))
@@ -132,13 +146,12 @@ def _ours(case: DecodeCase) -> dict[str, Any]:
     plan = saved.plan
     return {
         "mpx": mpx,
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
+        **times,
         "peak_mib": peak / 2**20,
         "measure_seconds": saved.measure_seconds,
         "measure_cpu_seconds": measured_cpu,
-        "stream_seconds": seconds - saved.measure_seconds,
-        "stream_cpu_seconds": cpu_seconds - measured_cpu,
+        "stream_seconds": times["seconds"] - saved.measure_seconds,
+        "stream_cpu_seconds": times["cpu_seconds"] - measured_cpu,
         "engine_share": saved.engine_share,
         "open_seconds": loaded,
         "tile_cells": plan.tile[0],

@@ -18,7 +18,7 @@ from typing import Any
 from widefield_bench import results
 from widefield_bench.claims import claims
 from widefield_bench.decode import MOST_DB
-from widefield_bench.results import FOLDER, LABELS, Row, one, read, section, who_of
+from widefield_bench.results import FOLDER, LABELS, Row, one, quiet, read, section, who_of
 from widefield_bench.watch import time_split
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +83,9 @@ def _decodes(rows: Sequence[Row], sizes: Sequence[int]) -> str:
                 lost = next((r for r in rows if r["who"] == who and r["size_px"] == size), None)
                 cells += ["failed" if lost else "", "", ""]
                 continue
-            times = None if tiled is None else tiled["seconds"] / row["seconds"]
-            cells += [number(row["mpx_per_s"]), number(times, 2), number(row["peak_mib"])]
+            times = tiled["seconds"] / row["seconds"] if tiled and quiet(tiled) and quiet(row) else None
+            speed = number(row["mpx_per_s"]) if quiet(row) else "disturbed"
+            cells += [speed, number(times, 2), number(row["peak_mib"])]
         checked = [row["psnr_db"] for row in rows if row["who"] == who and "psnr_db" in row]
         lines.append([LABELS[who], *cells, _decibels(min(checked)) if checked else ""])
     return rows_of([*columns, "dB"], lines)
@@ -99,8 +100,9 @@ def decode_about(folder: Path) -> str:
     rows = section(read(folder / "bench.json"), "decode")
     return _prose(
         f"{about(rows[0]['about'])}; {rows[0]['threads']} threads, whole runs in fresh processes, in turns, other "
-        "programs halted: `widefield bench`, its rows in `bench/results/bench.json`. Ours measures the summary and "
-        "writes a JPEG pyramid; the others only decode. dB: the least, from untiled."
+        "programs halted (a run that they disturbed all the same is named so): `widefield bench`, its rows in "
+        "`bench/results/bench.json`. Ours measures the summary and writes a JPEG pyramid; the others only decode. "
+        "dB: the least, from untiled."
     )
 
 

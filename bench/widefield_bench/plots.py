@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from widefield_bench.results import LABELS, Row, section, who_of
+from widefield_bench.results import LABELS, Row, quiet, section, who_of
 from widefield_bench.watch import KINDS, MEASURING, time_split
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE, GREY = (
@@ -56,6 +56,8 @@ def _drawn(draw: Callable[[Figure, Any], None], height: float = 4.2) -> str:
 def _by_size(axes: Any, decodes: Sequence[Row], value: str, title: str, unit: str) -> None:
     """A line a way; sizes at which one failed are crosses at the bottom."""
     sizes = sorted({row["size_px"] for row in decodes})
+    if value != "peak_mib":
+        decodes = [row for row in decodes if "failed" in row or quiet(row)]
     measured = [row[value] for row in decodes if value in row]
     floor = min(measured) / 1.6
     for who in who_of(decodes):
@@ -189,7 +191,7 @@ def scaling(rows: Sequence[Row]) -> str | None:
 
     def draw(figure: Figure, axes: Any) -> None:
         model = models[0]
-        mine = [r for r in section(rows, "decode") if r["who"] == model["by"] and "seconds" in r]
+        mine = [r for r in section(rows, "decode") if r["who"] == model["by"] and quiet(r)]
         mine.sort(key=lambda r: r["size_px"])
         fitted = [r for r in mine if r["size_px"] in model["fitted_px"]]
         mpx = [r["size_px"] ** 2 / 1e6 for r in fitted]

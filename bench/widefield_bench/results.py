@@ -15,6 +15,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 FOLDER = Path(__file__).parents[1] / "results"
+QUIET = 0.1
 KEY = ("section", "name", "who", "size_px", "part", "by", "machines")
 LABELS = {
     "untiled": "diffusers, untiled",
@@ -38,11 +39,29 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def merged(older: Iterable[Row], newer: Iterable[Row]) -> list[dict[str, Any]]:
-    """All rows, of those with one key the newest, in the order in which they first came."""
+    """All rows, of those with one key the newest, in the order in which they first came.
+
+    A row that others disturbed, or of a run that failed, does not replace one of a quiet run.
+    """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in (*older, *newer):
-        found[tuple(row.get(name) for name in KEY)] = dict(row)
+        key = tuple(row.get(name) for name in KEY)
+        if key not in found or quiet(row) or not quiet(found[key]):
+            found[key] = dict(row)
     return list(found.values())
+
+
+def quiet(row: Row) -> bool:
+    """Whether a row's times mean something: it did not fail, and others took no more than QUIET of the cores.
+
+    A row from before that was noted is taken at its worst: all that it did not use, others did.
+    """
+    if "failed" in row:
+        return False
+    others = row.get("others_share")
+    if others is None:
+        others = 1 - row["cpu_seconds"] / row["seconds"] / row["threads"]
+    return bool(others <= QUIET)
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

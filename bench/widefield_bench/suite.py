@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from widefield_bench import results
 from widefield_bench.common import about
 from widefield_bench.decode import OURS, side_by_side
 from widefield_bench.decode_run import CHECKPOINT, DecodeCase, run_case
-from widefield_bench.latents import photographs
+from widefield_bench.latents import photographs, repeated
 from widefield_bench.peers import PEERS
 from widefield_bench.results import Row
 
@@ -37,6 +39,7 @@ class Suite:
     """What to measure. `limit` is the memory that any run may take; `timeout_s` the time."""
 
     bundle: str | None = None
+    latents: str | None = None
     checkpoint: str = str(CHECKPOINT)
     sizes_px: tuple[int, ...] = SIZES_PX
     whose: tuple[str, ...] = ()
@@ -92,7 +95,10 @@ def _case(suite: Suite, size: int, folder: Path) -> DecodeCase:
     import widefield.model
 
     cells = size // widefield.model.open(suite.bundle).bundle.scale
-    latents = photographs(cells, folder, suite.bundle)
+    if suite.latents is None:
+        latents = photographs(cells, folder, suite.bundle)
+    else:
+        latents = repeated(np.load(suite.latents), cells, folder / f"given{cells}.npy")
     return DecodeCase(
         "", str(latents), suite.threads, suite.checkpoint, suite.bundle, suite.memory, limit=suite.limit
     )  # fmt: skip
@@ -129,7 +135,7 @@ def _scaling(suite: Suite, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
     by_who = {
         who: sorted(
-            (r for r in results.section(rows, "decode") if r["who"] == who and "failed" not in r),
+            (r for r in results.section(rows, "decode") if r["who"] == who and results.quiet(r)),
             key=lambda r: r["size_px"],
         )
         for who in ("openvino f32", "ort f32")

@@ -86,3 +86,13 @@ def test_newer_rows_replace_older_ones(tmp_path):
     assert results.one(rows, who="untiled", size_px=4096) is None
     with pytest.raises(ValueError, match="lacks commit"):
         results.write(path, [{"section": "decode", "about": {k: v for k, v in ABOUT.items() if k != "commit"}}])
+
+
+def test_a_disturbed_run_replaces_no_quiet_one_and_its_time_is_not_told():
+    fast = results.one(decodes(), who="openvino f32", size_px=2048)
+    disturbed = {**fast, "others_share": 0.3, "seconds": 99.0}
+    assert results.merged([fast], [disturbed]) == [fast]
+    assert results.merged([disturbed], [fast]) == [fast] == results.merged([fast], [{**fast, "failed": "why"}])
+    assert not results.quiet({**fast, "cpu_seconds": fast["seconds"]}), "where nothing was noted, the worst is taken"
+    rows = [disturbed if row == fast else row for row in decodes()]
+    assert not any("OpenVINO" in c.who and "2048" in c.wanted for c in claims(rows))
