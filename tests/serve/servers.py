@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -41,6 +42,7 @@ class Process:
         command = [sys.executable, "-m", "widefield.cli", "serve", *map(str, args), "--port", "0", "--json"]
         env = environment() | {"XDG_CACHE_HOME": str(cache)}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        self.said: str | None = None
         lines = []
         for line in self.process.stdout:
             lines.append(line)
@@ -53,11 +55,11 @@ class Process:
 
     def stop(self) -> tuple[int, str]:
         """(status, what it said on stderr) after Ctrl-C."""
-        if self.process.poll() is None:
-            os.kill(self.process.pid, 2)
-        out, err = self.process.communicate(timeout=60)
-        assert out == ""
-        return self.process.returncode, err
+        if self.said is None:
+            os.kill(self.process.pid, signal.SIGINT)
+            out, self.said = self.process.communicate(timeout=60)
+            assert out == ""
+        return self.process.returncode, self.said
 
 
 @contextmanager

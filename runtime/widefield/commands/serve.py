@@ -139,10 +139,10 @@ def _drawn(prompt: str | None, bundle: Path | None, asked: Mapping[str, Any], gi
     how = {name: value for name, value in keywords(given).items() if name != "seed"}
     nbytes = DEFAULT_CACHE_NBYTES if asked["cache_nbytes"] is None else asked["cache_nbytes"]
     cache = TileCache(asked["cache"] or cache_folder(), nbytes)
-    options = RunOptions(**arguments.given({name: given[name] for name in RUN if name in given}))
+    budget = RunOptions(**arguments.given({name: given[name] for name in ("memory_nbytes", "workers")}))
     studio = Studio(
         lambda text, size, seed: model.generate(text, size=size, seed=seed, **how),
-        Desk(options.memory_nbytes), cache, Flights(options.side_by_side, asked["queue"], "drawing"),
+        Desk(budget.memory_nbytes), cache, Flights(budget.side_by_side, asked["queue"], "drawing"),
     )  # fmt: skip
     wish = None if prompt is None else Wish(prompt, asked["size"], given["seed"])
     return drawn_gallery(studio, wish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import resource
@@ -34,7 +35,10 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether this machine alone can reach it."""
-        return self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def listen(self) -> socket.socket:
         """A socket that has begun to listen. BadRequest where that cannot be."""
