@@ -3,10 +3,10 @@
     python tests/cluster/measure.py [--bundle B] [--size WxH] [--shard PX] [--rounds N]
 
 Random latents are decoded: by `save` in this process, by one claims worker and by two, each on a core of its own, every
-time in fresh processes whose imports are done; seconds are from the first fork to the last exit. `apart` are two who make
-a picture each, which is what the cores can do at once. `efficiency` is half of what one worker took over what two took:
-of all, and of the stage of shards alone; `efficiency_over_apart` half of what those apart took. `overhead` is what one
-worker took more than `save`, over the shards.
+time in fresh processes whose imports are done; seconds are from the first fork to the last exit. `apart` are two who
+make a picture each: what the cores can do at once. `efficiency` is half of what one worker took over what two took: of
+all, and of the stage of shards alone; `efficiency_over_apart`, half of what those apart took. `overhead` is what one
+worker took more than `save`, over the shards. `made`: the shards of each of two workers, by round.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
         return join(model.decode(latents, **options), path).as_dict()
 
     found: dict[str, list[float]] = {"save": [], "apart": [], "one": [], "two": [], "one_shards": [], "two_shards": []}
-    shards = 0
+    shards, made = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(asked.rounds):
             place = Path(folder, str(number))
@@ -85,11 +85,12 @@ def main() -> None:
                 seconds, said = forked(count, partial(joined, place / f"{name}.zarr"))
                 found[name].append(seconds)
                 found[f"{name}_shards"].append(max(each["stage_seconds"]["shards"] for each in said))
+                made.append([each["shards_made"] for each in said])
                 shards = sum(each["shards_made"] for each in said)
     least = {name: round(min(times), 2) for name, times in found.items()}
     said = {
         "size_px": asked.size, "shard_px": asked.shard, "shards": shards, "rounds": asked.rounds,
-        "least_seconds": least,
+        "made": made[1::2], "least_seconds": least,
         "median_seconds": {name: round(statistics.median(times), 2) for name, times in found.items()},
         "efficiency": round(least["one"] / 2 / least["two"], 3),
         "efficiency_over_apart": round(least["apart"] / 2 / least["two"], 3),

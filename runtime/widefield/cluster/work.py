@@ -17,7 +17,8 @@ from widefield.cluster.claims import BESIDE, Claims
 
 Talk = Callable[[str, int, int], None]
 Opened = Callable[[], Callable[[str], None]]
-SHORTEST_NAP, LONGEST_NAP = 0.05, 2.0  # seconds between two looks at what others do
+SHORTEST_NAP, LONGEST_NAP = 0.05, 2.0  # seconds between two looks at what others do;
+NAP_SHARE = 0.05  # of what was waited already: little is lost by looking late, and few look often
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,14 @@ class Worker:
             return not self._over()
         with ExitStack() as engines:
             opened = cache(lambda: engines.enter_context(stage.opened()))  # by the first task that this worker does
-            nap = SHORTEST_NAP
+            idle_since = time.perf_counter()
             while undone and not self._over():
                 self._tell(stage, len(undone))
                 if self._do_one(stage, undone, opened):
-                    nap = SHORTEST_NAP
+                    idle_since = time.perf_counter()
                 else:
-                    time.sleep(nap)
-                    nap = min(2 * nap, LONGEST_NAP, self._claims.lease_seconds / 4)
+                    idle = time.perf_counter() - idle_since
+                    time.sleep(min(max(SHORTEST_NAP, idle * NAP_SHARE), LONGEST_NAP))
         return not self._over()
 
     def _rotated(self, tasks: list[Task]) -> list[Task]:
