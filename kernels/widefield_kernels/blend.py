@@ -2,15 +2,15 @@
 
     m       = sum_j w_j sum_k w_k m_jk   over the windows that cover a cell: j along y, k along x
     w_i     = v_i / sum v                over the windows along the same axis that cover the cell
-    v       = sin^2(pi (i + 1/2) / n)    the Hann window of n cells, i counted from the window's origin
-            = u^2 h(u) to 1.4e-7         u = (2i + 1) (2n - 2i - 1) / n^2, h the polynomial HANN
+    v       = min(2i + 1, 2n - 2i - 1)   a tent over the window's n cells, i counted from its origin
     x'      = a x + b m + c n + d h      n: the noise of these coordinates; h: what the step before kept
     kept    = keep_x x + keep_m m        h of the step after
 
-A product of integers makes v positive, and v_i and v_(n-1-i) the same bits. As windows form a grid, a weight is a
-product of two that need the grid alone. Weights add up to one to rounding: within 1e-6 where 64 windows along either
-axis cover a cell. Where a single one does, its weight is exactly one, and this is the sampler's plain step. x, n and h
-are not read where their coefficients are 0.
+Where two windows overlap by half or less, tents fade one into the other evenly, as gently as can be: windows that drew
+unlike detail show where weights change fast, and across an overlap of a quarter a Hann window changes 1.8 times as fast
+halfway. v is a whole number. As windows form a grid, a weight is a product of two that need the grid alone. Weights add
+up to one to rounding: within 1e-6 where 64 windows along either axis cover a cell. Where a single one does, its weight
+is exactly one, and this is the sampler's plain step. x, n and h are not read where their coefficients are 0.
 
 Shapes   windows: (windows of the region, channels, rows, columns of a window); all else: (channels, rows, columns) of
          the region. float32 inside, or float64 if the windows are; one rounding on the way out. Memory: two regions.
@@ -26,14 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield_kernels.noise import Draw, horner, normal_reference
+from widefield_kernels.noise import Draw, normal_reference
 from widefield_kernels.windows import Axis, WindowGrid
 
 Array = NDArray[Any]
 
-HANN = (  # highest power first, exactly representable in float32
-    0.0007513029268011451, 0.00801614299416542, 0.06596045941114426, 0.30842170119285583, 0.6168503165245056,
-)  # fmt: skip
 AXIS = ("last", "count", "window", "stride", "shift")
 COLUMN_NUMBERS = ("x0", "columns", "last_x", "window_x", "stride_x", "shift_x")  # what a column is the sum of
 COEFFICIENTS = ("a", "b", "c", "d", "keep_x", "keep_m")
@@ -73,26 +70,24 @@ class Span(NamedTuple):
     weight: Array  # of each of these cells, normalised
 
 
-def hann_reference(window: int, kind: type = np.float32) -> Array:
+def tent_reference(window: int, kind: type = np.float32) -> Array:
     """(window,) weights, not yet normalised: positive, and the same from both ends."""
-    i = np.arange(window, dtype=np.int64)
-    u = ((2 * i + 1) * (2 * (window - i) - 1)).astype(kind) * (kind(1) / kind(window * window))
-    weights: Array = u * u * horner(u, HANN)
-    return weights
+    i = np.arange(window)
+    return np.minimum(2 * i + 1, 2 * (window - i) - 1).astype(kind)
 
 
 def spans_reference(axis: Axis, low: int, high: int, kind: type = np.float32) -> Iterator[Span]:
     """The windows that cover the cells [low, high), in rising order, with weights that add up to one at each cell."""
-    hann = hann_reference(axis.window, kind)
+    tent = tent_reference(axis.window, kind)
     total: Array = np.zeros(high - low, kind)
     found: list[tuple[slice, slice]] = []
     for k in axis.cover(low, high):
         origin = axis.origin(k)
         first, end = max(origin, low), min(origin + axis.window, high)
         found.append((slice(first - low, end - low), slice(first - origin, end - origin)))
-        total[found[-1][0]] += hann[found[-1][1]]
+        total[found[-1][0]] += tent[found[-1][1]]
     for cells, inside in found:
-        yield Span(cells, inside, hann[inside] / total[cells])
+        yield Span(cells, inside, tent[inside] / total[cells])
 
 
 def blend_reference(

@@ -193,6 +193,7 @@ class Generation:
             "sampler": self.sampler,
             "window": [self.window.rows, self.window.columns],
             "stride": self.recipe.stride,
+            "blend": "tent",
             "tile": CascadeOptions().tile,
             "levels": [asdict(at) for at in levels],
             "ground": None if self.ground is None else self.ground.digest(),

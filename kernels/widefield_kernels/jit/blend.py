@@ -1,7 +1,7 @@
 """Blend windows and take the sampler's step on a GPU, one pass. Formula: widefield_kernels/blend.py.
 
 Each program makes ROWS x COLUMNS cells of one channel. It works out from the grid alone which windows cover them, sums
-their Hann weights along both axes, and then reads each window's part once, as it reads everything else.
+the weights of their tents along both axes, and then reads each window's part once, as it reads everything else.
 
 Shapes   windows: (slots, channels, rows, columns of a window), of which `slots` (int32) names those of the region, row
          by row; all else: (channels, rows, columns) of the region. Columns are contiguous; other strides are free and
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from widefield_kernels.blend import BLEND, COEFFICIENTS, HANN, Row, is_aligned, launch_numbers
+from widefield_kernels.blend import BLEND, COEFFICIENTS, Row, is_aligned, launch_numbers
 from widefield_kernels.jit.noise import EXACT, draw_tile
 from widefield_kernels.jit.variant import Variant
 from widefield_kernels.noise import Draw
@@ -28,7 +28,6 @@ from widefield_kernels.windows import WindowGrid
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HANN = tl.constexpr(HANN)
 ROWS, COLUMNS = 8, 128
 TYPES = ("torch.bfloat16", "torch.float16", "torch.float32")
 PLANES = ("out", "x", "history", "kept")  # of the region
@@ -54,11 +53,8 @@ def _inside(k, at, last, window, stride, shift, ALIGN: tl.constexpr):
     """Where the cells `at` lie in window k, whether it covers them, and its weight there: zero where not."""
     i = at - tl.minimum(tl.maximum(k * stride - shift, 0), last) // ALIGN * ALIGN
     covered = (i >= 0) & (i < (window // ALIGN * ALIGN))
-    u = ((2 * i + 1) * (2 * (window - i) - 1)).to(tl.float32) * tl.div_rn(1.0, (window * window).to(tl.float32))
-    h = u * _HANN[0]
-    for power in tl.static_range(1, 4):
-        h = (h + _HANN[power]) * u
-    return i, covered, tl.where(covered, u * u * (h + _HANN[4]), 0.0)
+    weight = tl.minimum(2 * i + 1, 2 * (window - i) - 1).to(tl.float32)
+    return i, covered, tl.where(covered, weight, 0.0)
 
 
 @triton.jit
