@@ -22,9 +22,10 @@ from widefield.render import Grid
 from widefield.summary import Summary
 
 ROUGH = {
-    "AutoencoderKL": lambda: diffusers.AutoencoderKL(
+    "AutoencoderKL": lambda latent_channels=4: diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 24, 32), latent_channels=4, norm_num_groups=8, layers_per_block=1, shift_factor=0.1,
+        block_out_channels=(16, 24, 32), latent_channels=latent_channels, norm_num_groups=8, layers_per_block=1,
+        shift_factor=0.1,
     ),
     "AutoencoderKLFlux2": lambda: diffusers.AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
@@ -59,10 +60,10 @@ ROUGH = {
 }  # fmt: skip
 
 
-def make(name: str, seed: int = 0) -> Any:
+def make(name: str, seed: int = 0, **changes: Any) -> Any:
     """One of ROUGH, in evaluation mode, with weights that make every part count."""
     torch.manual_seed(seed)
-    vae = ROUGH[name]().eval()
+    vae = ROUGH[name](**changes).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in vae.named_parameters():

@@ -75,15 +75,16 @@ def _denoiser(name: str, **changes: Any) -> Any:
     return roughened(getattr(diffusers, kind)(**(config | changes)))
 
 
-def make_pipeline(name: str) -> Any:
-    """SD1.5, SDXL, SD3, FLUX.1-dev or SANA, of a few thousand weights."""
-    kl = make("AutoencoderKL")
+def make_pipeline(name: str, channels: int = 4) -> Any:
+    """SD1.5, SDXL, SD3, FLUX.1-dev or SANA, of a few thousand weights; SD1.5 also of other latent channels than 4."""
+    kl = make("AutoencoderKL", latent_channels=channels)
     match name:
         case "SD1.5":
             tokens = clip_tokenizer(11)
+            denoiser = _denoiser(name, in_channels=channels, out_channels=channels)
             return diffusers.StableDiffusionPipeline(
-                kl, clip(12, tokens), tokens, _denoiser(name), diffusers.PNDMScheduler(**SD, steps_offset=1), None,
-                None,                requires_safety_checker=False,
+                kl, clip(12, tokens), tokens, denoiser, diffusers.PNDMScheduler(**SD, steps_offset=1), None, None,
+                requires_safety_checker=False,
             )  # fmt: skip
         case "SDXL":
             first, second = clip_tokenizer(11), clip_tokenizer(11, pad="a")
@@ -114,8 +115,8 @@ def make_pipeline(name: str) -> Any:
     raise AssertionError(name)
 
 
-def save_pipeline(name: str, folder: Path) -> Any:
+def save_pipeline(name: str, folder: Path, channels: int = 4) -> Any:
     """The pipeline, saved as diffusers saves it."""
-    pipeline = make_pipeline(name)
+    pipeline = make_pipeline(name, channels)
     pipeline.save_pretrained(folder)
     return pipeline

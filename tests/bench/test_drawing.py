@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,31 @@ def test_levels_agree_bring_detail_and_show_no_seam(prompt):
 def test_drawing_keeps_to_its_budget(memory):
     row = measure(DrawingCase("whole", (3000, 2000), memory=memory))
     print(row)
+    assert row["within"], row
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A tiny random Stable Diffusion with 64 channels of latents, 4 px each: 16 bytes of latents a pixel."""
+    from pipelines import save_pipeline
+    from widefield_export.commands import export_bundle
+
+    folder = tmp_path_factory.mktemp("wide")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_pipeline("SD1.5", folder / "checkpoint", channels=64)
+        export_bundle(folder / "checkpoint", folder / "b.wf", asked={"windows": ["16x24"]})
+    return folder / "b.wf"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_latents_larger_than_the_budget_are_drawn_within_it(wide):
+    """6008 x 6000 px: 550 MiB of latents in a budget of 512."""
+    size, options = (6008, 6000), {"steps": [2, 1], "guidance": 1.0, "growth": 4, "phases": 1}
+    row = measure(DrawingCase("whole", size, str(wide), "the sea", memory="512MiB", options=options))
+    print(row)
+    assert size[0] * size[1] * 16 > 512 << 20
     assert row["within"], row
 
 
