@@ -7,8 +7,9 @@ cold    1024 x 1024 px in the middle of 524,288 x 524,288, in a fresh process: s
 whole   a picture written as .tif in a fresh process: seconds, Mpx/s, and the peak of the resident set above the idle
         process against the budget and what was planned.
 looks   of every level against the one below: `correlation` of its box mean with it; `detail`, the energy above that
-        one's Nyquist frequency over its cubic enlargement's; `seams`, the mean absolute gradient across borders
-        of windows over that across the cells' borders beside them, down and across.
+        one's Nyquist frequency over its cubic enlargement's; `seams`, down and across: the mean absolute gradient
+        across cells' borders where the last phase's windows fade into each other, over that beside there, and the
+        standard error of that between overlaps.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield_bench.common import about, child_environment, forget_peak, resident_nbytes, table, write_rows
+from widefield_kernels.windows import Axis
 
 MIB = 1 << 20
 LARGEST, VIEWPORT = 524_288, 1024
@@ -143,14 +145,28 @@ def detail(level: NDArray[Any], enlarged: NDArray[Any], times: int) -> float:
     return energies[0] / energies[1]
 
 
-def seams(pixels: NDArray[Any], borders: Sequence[int], cell: int, axis: int) -> float:
-    """Mean absolute gradient across `borders` (in cells) over that across the borders one and two cells beside them."""
+def overlaps(axis: Axis) -> list[tuple[int, int]]:
+    """Where two neighbouring windows both lie, in cells."""
+    return [(axis.origin(k), axis.origin(k - 1) + axis.window) for k in range(1, axis.count)]
+
+
+def seams(pixels: NDArray[Any], where: Sequence[tuple[int, int]], cell: int, axis: int) -> tuple[float, float]:
+    """Mean absolute gradient across the cells' borders within `where`, over that across as many on both sides of it.
+
+    Gives the ratio and its standard error, by leaving out one overlap after the other.
+    """
     grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
-    steps = np.abs(np.diff(grey, axis=0)).mean(1)  # from row k to row k + 1
-    inner = {b for b in borders if 2 < b < len(grey) // cell - 2}
-    beside = {b + d for b in inner for d in (-2, -1, 1, 2)} - inner
-    on, by = (np.mean([steps[b * cell - 1] for b in sorted(which)]) for which in (inner, beside))
-    return float(on / by)
+    steps = np.abs(np.diff(grey, axis=0)).mean(1)[cell - 1 :: cell]  # steps[b - 1]: across border b
+    taken = {b for low, high in where for b in range(low, high + 1)}
+    found = []
+    for low, high in where:
+        inner = range(low + 1, high)
+        beside = [b for b in (*range(low - len(inner), low), *range(high + 1, high + 1 + len(inner))) if b not in taken]
+        if beside and min(beside) > 1 and max(beside) < len(steps):  # the picture's own border is no measure
+            found.append((np.mean([steps[b - 1] for b in inner]), np.mean([steps[b - 1] for b in beside])))
+    on, by = np.asarray(found).T
+    without = (on.sum() - on) / (by.sum() - by)
+    return float(on.sum() / by.sum()), float(np.sqrt((len(on) - 1) * without.var()))
 
 
 def _looks(case: DrawingCase) -> dict[str, Any]:
@@ -166,18 +182,16 @@ def _looks(case: DrawingCase) -> dict[str, Any]:
             cubic = cascade.enlarged(level)
             height, width = levels[index].shape[:2]
             parent, _ = to_pixels_reference(cubic.read(Region(0, 0, height, width)))
-            grid, cell = cascade.grid(level), cascade.bundle.scale
-            ends = [
-                sorted({e for k in range(axis.count) for e in (axis.origin(k), axis.origin(k) + axis.window)})
-                for axis in (grid.rows, grid.columns)
-            ]
+            grid, cell = cascade.grid(level).phase(level.phases - 1), cascade.bundle.scale
+            found = [seams(levels[index], overlaps(a), cell, n) for n, a in enumerate((grid.rows, grid.columns))]
             rows.append(
                 {
                     "level": index,
                     "size_px": [width, height],
                     "correlation": round(correlation(levels[index], levels[index - 1]), 4),
                     "detail": round(detail(levels[index], parent, times), 3),
-                    "seams": [round(seams(levels[index], ends[axis], cell, axis), 4) for axis in (0, 1)],
+                    "seams": [round(ratio, 4) for ratio, _ in found],
+                    "seams_error": [round(error, 4) for _, error in found],
                 }
             )
     return {"levels": rows}

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from widefield_bench.drawing import DrawingCase, correlation, detail, measure, seams
+from widefield_bench.drawing import DrawingCase, correlation, detail, measure, overlaps, seams
+from widefield_kernels.windows import WindowGrid
 
 
 def noise(side: int, seed: int = 0) -> np.ndarray:
@@ -32,13 +33,17 @@ def test_detail_counts_what_is_finer_than_the_parent():
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_seams_are_seen(axis):
-    pixels = noise(320) / 20
-    borders = [12, 16, 24, 28]
-    assert seams(pixels, borders, 8, axis) == pytest.approx(1, abs=0.1)
+    grid = WindowGrid((64, 64), (16, 16), (12, 12), (6, 6))
+    where = overlaps(grid.rows)
+    assert where == [(6, 16), (18, 22), (30, 34), (42, 46), (48, 58)]
+    pixels = noise(512) / 20
+    ratio, error = seams(pixels, where, 8, axis)
+    assert ratio == pytest.approx(1, abs=3 * error) and error < 0.03
     other = pixels.copy()
-    np.moveaxis(other, axis, 0)[12 * 8 :] += 60
-    assert seams(other, borders, 8, axis) > 1.5
-    assert seams(other, borders, 8, 1 - axis) == pytest.approx(1, abs=0.1)
+    for low, high in where:  # a step in the middle of an overlap
+        np.moveaxis(other, axis, 0)[4 * (low + high) :] += 3
+    assert seams(other, where, 8, axis)[0] > 1.05
+    assert seams(other, where, 8, 1 - axis)[0] == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.slow
