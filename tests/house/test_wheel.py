@@ -16,6 +16,7 @@ import pytest
 from house.places import ROOMS, ROOT, tracked
 
 EMBEDDED = "runtime/widefield/embedded/"
+PAGE = "runtime/widefield/serve/page/"
 
 
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
@@ -37,7 +38,7 @@ def source(tmp_path_factory):
 
 
 def build(source: Path, out: Path, code: str, kernels: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "WIDEFIELD_KERNELS": kernels}
+    environment = {**os.environ, "WIDEFIELD_KERNELS": kernels, "WIDEFIELD_VIEWER": "none"}
     command = [sys.executable, "-c", code, str(out)]
     return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
 
@@ -61,7 +62,7 @@ def shipped() -> set[str]:
         top = room.relative_to(ROOT).as_posix() + "/"
         for name in tracked():
             if name.startswith(f"{top}{package}/") and (
-                name.endswith((".py", "/py.typed")) or name.startswith(EMBEDDED)
+                name.endswith((".py", "/py.typed")) or name.startswith((EMBEDDED, PAGE))
             ):
                 inside.add(name.removeprefix(top))
     return inside

@@ -99,6 +99,7 @@ class Site:
     # Pictures.
 
     async def pictures(self, request: Request) -> Response:
+        """All pictures, whether more are drawn, and which is shown first."""
         shown, first = self.gallery.pictures(), self.gallery.first
         return _fresh(
             {
@@ -109,6 +110,7 @@ class Site:
         )
 
     async def draw(self, request: Request) -> Response:
+        """A new picture, or the same one for the same wish: 201 and where it is."""
         wish = await read_wish(request)
         async with self._drawing:
             picture, gone = await asyncio.to_thread(self.gallery.draw, wish)
@@ -128,12 +130,14 @@ class Site:
         return _fresh(await asyncio.to_thread(picture.marks) if isinstance(picture, StoredPicture) else {})
 
     async def events(self, request: Request) -> Response:
+        """Server-sent events, until the page is closed."""
         picture = self._picture(request)
         self.watchers.enter()
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(self.watchers.events(picture), 200, headers, "text/event-stream")
 
     async def preview(self, request: Request) -> Response:
+        """Of a picture that is being made, what there is of it."""
         picture = self._picture(request)
         if not isinstance(picture, StoredPicture):
             raise Missing("a drawn picture has its small levels first and needs no preview")
@@ -148,10 +152,12 @@ class Site:
     # Deep Zoom.
 
     async def dzi(self, request: Request) -> Response:
+        """The descriptor of Deep Zoom."""
         picture = self._picture(request)
         return Response(iiif.descriptor(picture.pyramid, picture.form), 200, OPEN, "application/xml")
 
     async def tile(self, request: Request) -> Response:
+        """A tile of Deep Zoom."""
         picture, depth = self._picture(request), request.path_params["depth"]
         place = _PLACE.fullmatch(request.path_params["place"])
         if place is None or not re.fullmatch("[0-9]{1,3}", depth):
@@ -180,10 +186,12 @@ class Site:
     # IIIF.
 
     async def iiif_base(self, request: Request) -> Response:
+        """303 to info.json."""
         picture = self._picture(request)
         return RedirectResponse(f"{_address(request, picture)}/info.json", 303, OPEN)
 
     async def iiif_info(self, request: Request) -> Response:
+        """info.json, as JSON-LD to whoever says that it reads that."""
         picture = self._picture(request)
         linked = "application/ld+json" in request.headers.get("accept", "")
         media = f'application/ld+json;profile="{iiif.CONTEXT}"' if linked else "application/json"
@@ -192,6 +200,7 @@ class Site:
         return answer
 
     async def iiif_image(self, request: Request) -> Response:
+        """A region of a picture; where that is a tile, the tile."""
         picture, words = self._picture(request), request.path_params
         asked = iiif.parse(
             picture.pyramid, picture.most_px, words["region"], words["size"], words["rotation"], words["last"]
@@ -233,6 +242,7 @@ class Site:
         return PlainTextResponse("ok\n", headers={"cache-control": "no-store"})
 
     async def readyz(self, request: Request) -> Response:
+        """503 from when the server was told to close."""
         closing = self.closing()
         return PlainTextResponse("closing\n" if closing else "ready\n", 503 if closing else 200)
 
