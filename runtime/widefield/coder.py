@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,14 @@ def has_interior(
     `fewest`: instead of the engine's own number of such tiles."""
     fewest = FEWEST_INTERIOR[backend] if fewest is None else fewest
     return fewest is not None and interior_tiles(component, tile, height, width) >= fewest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelTile:
+    """A tile that is pixels already, (rows, columns, channels) uint8, and at half the size."""
+
+    pixels: NDArray[np.uint8]
+    half: NDArray[np.uint8]
 
 
 class TileCoder:
@@ -64,7 +74,13 @@ class TileCoder:
         self._has_interior = has_interior(component, tile, self.height, self.width, backend, interior_from)
         self.engine_seconds = 0.0
         self.calls = 0
+        self.again = 0  # batches of a coder's own that overflowed and were made again
         self._lock = threading.Lock()
+
+    @property
+    def redone(self) -> int:
+        """Calls that overflowed in half precision and were made again in float32."""
+        return self.engines.redone + self.again
 
     def kind(self, tile: Region) -> Kind:
         """Which graphs a tile runs through: a function of its place and the picture's size."""
@@ -94,6 +110,15 @@ class TileCoder:
         kind = self.kind(tiles[0])
         with self.engines.holding(kind):
             return self._decode(kind, tiles, kept)
+
+    def stream(
+        self, batches: Iterable[list[Region]], keep: Callable[[Region], Region]
+    ) -> Iterator[tuple[list[Region], list[Region], Any]]:
+        """(tiles, the part of each that is kept, what was made of each) of batches of tiles of one kind: arrays of
+        floats, or where a coder makes pixels itself, PixelTiles."""
+        for tiles in batches:
+            kept = [keep(tile) for tile in tiles]
+            yield tiles, kept, self(tiles, kept)
 
     def _decode(self, kind: Kind, tiles: Sequence[Region], kept: Sequence[Region]) -> Array:
         full = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]

@@ -111,7 +111,8 @@ class Encoding:
         summary = options.summary if options.summary in ("auto", "exact", "sampled") else "sampled"
         request = PlanRequest(
             options.memory_nbytes, options.tile, options.batch, options.workers, options.cores, cast(Any, summary),
-            options.cells, options.engine_options().backend, options.precision, source_nbytes=self.image.nbytes,
+            options.cells, options.engine_options().backend, options.precision,
+            source_nbytes=self.image.nbytes, device_nbytes=options.gpu_nbytes,
         )  # fmt: skip
         return make_plan(self.bundle, self.component, *self.shape[1:], request)
 

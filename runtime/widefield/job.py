@@ -71,6 +71,7 @@ class DecodeJob:
         request = PlanRequest(
             options.memory_nbytes, options.tile, options.batch, options.workers, options.cores,
             cast(Any, summary), options.cells, options.engine_options().backend, options.precision,
+            device_nbytes=options.gpu_nbytes,
         )  # fmt: skip
         return make_plan(self.bundle, self.component, self.source.height, self.source.width, request)
 
@@ -81,6 +82,10 @@ class DecodeJob:
     def coder(self, summary: Summary, plan: Plan, engine: EngineOptions) -> TileCoder:
         """What makes the plan's tiles; the caller closes it."""
         source = CheckedLatents(self.source)
+        if engine.on_gpu and engine.backend in ("trt", "ort"):
+            from widefield.device import gpu_coder
+
+            return gpu_coder(self.bundle, self.component, source, summary, plan, engine)
         return TileCoder(self.bundle, self.component, source, summary, plan.tile, plan.batch, engine)
 
     def given_summary(self, options: RunOptions) -> Summary | None:

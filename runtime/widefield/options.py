@@ -23,7 +23,8 @@ DEFAULT_MEMORY_NBYTES = 2 << 30
 class RunOptions:
     """`memory_nbytes` is what the run may take above the idle process. `tile` is in cells; None lets the plan choose.
 
-    `device` is "cpu" or "cuda:N"; `ort_library` a plugin of ONNX Runtime with its CUDA execution provider.
+    `device` is "cpu" or "cuda:N"; `device_memory_nbytes` is what the run may take
+    of it (None: most of what is free); `ort_library` a plugin of ONNX Runtime with its CUDA execution provider.
     `summary` is "auto", "exact", "sampled" or the path of a saved one; `cells`, `keys` and `seed` are of a sampled one.
     `codec` "auto" is the store's own choice (JPEG where it can hold it); "lossless" its lossless one. `shard_px` is the
     largest side of a .zarr's shards. `source_type` and all after it say what a picture tells of itself, and who signs
@@ -37,6 +38,7 @@ class RunOptions:
     engine: str = "auto"
     precision: Literal["f32", "bf16", "f16"] = "f32"
     device: str = "cpu"
+    device_memory_nbytes: int | None = None
     ort_library: Path | None = None
     summary: str = "auto"
     cells: int | None = None
@@ -58,6 +60,15 @@ class RunOptions:
 
         asked = EngineOptions(self.engine, self.precision, threads, workers, keeps, self.device, self.ort_library)
         return asked.resolved()
+
+    @property
+    def gpu_nbytes(self) -> int | None:
+        """What the run may take of its GPU; None on a CPU. Asks the GPU where it was not said."""
+        if self.device == "cpu" or self.device_memory_nbytes is not None:
+            return None if self.device == "cpu" else self.device_memory_nbytes
+        from widefield.device.budget import free_nbytes
+
+        return free_nbytes(self.engine_options().gpu)
 
     @property
     def cores(self) -> int:

@@ -97,6 +97,7 @@ class Plan:
             "summary_cells": self.cells,
             "memory_nbytes": self.memory_nbytes,
             "peak_host_nbytes": self.peak_nbytes("host"),
+            "peak_device_nbytes": self.peak_nbytes("device"),
             "scratch_nbytes": self.peak_nbytes("scratch"),
             "flops": self.flops,
             "flops_over_untiled": round(self.overhead, 4),
@@ -117,6 +118,8 @@ def make_plan(bundle: Bundle, component: Component, height: int, width: int, req
         for choice in _choices(component, height, width, request)
     ]
     fitting = [plan for plan in plans if plan.peak_nbytes() <= request.memory_nbytes]
+    if fitting and request.device_nbytes is not None:
+        fitting = _on_device(fitting, request.device_nbytes)
     if not fitting:
         smallest = min(plans, key=Plan.peak_nbytes)
         largest = max((b for b in smallest.buffers if b.place == "host"), key=lambda b: b.nbytes)
@@ -128,6 +131,19 @@ def make_plan(bundle: Bundle, component: Component, height: int, width: int, req
             smallest_nbytes=need * MIB,
         )
     return min(fitting, key=lambda plan: (cost(plan), -plan.tile[0]))
+
+
+def _on_device(plans: list[Plan], device_nbytes: int) -> list[Plan]:
+    """Those that fit on the GPU, too; raises OverBudget."""
+    fitting = [plan for plan in plans if plan.peak_nbytes("device") <= device_nbytes]
+    if not fitting:
+        need = min(plan.peak_nbytes("device") for plan in plans)
+        raise OverBudget(
+            f"the GPU may give {device_nbytes // MIB} MiB, the smallest plan needs {-(-need // MIB)} MiB of it; lower "
+            f"--tile or --batch, or raise --device-memory to {-(-need // MIB)}MiB",
+            smallest_nbytes=-(-need // MIB) * MIB,
+        )
+    return fitting
 
 
 def cost(plan: Plan) -> float:
@@ -155,6 +171,7 @@ def _choices(
         ladder = sorted({max(8, min(LARGEST_TILE, base * 2**k // 8)) for k in range(8)})
         tiles = [(t, wide * t) for t in ladder for wide in WIDE[request.backend]]
     workers = [request.workers] if request.workers is not None else sorted({request.cores, 1})
+    workers = workers if request.device_nbytes is None else [1]  # a GPU takes one tile after another
     for rows, columns in dict.fromkeys((min(rows, height), min(columns, width)) for rows, columns in tiles):
         for count in workers:
             for keeps in (True, False):
@@ -179,6 +196,10 @@ def _plan(
     setting = Setting(bundle, component, height, width, request, tile, workers, threads, keeps, method, cells)
     tiles = -(-height // rows) * -(-width // columns)
     stream = stream_buffers(setting)
+    if request.device_nbytes is not None:
+        from widefield.device.plan import device_buffers, host_buffers
+
+        stream = [*host_buffers(setting, stream), *device_buffers(setting)]
     batch, held, measured = measure_buffers(setting, stream)
     convolutions = component.flops(rows, columns)
     each = convolutions + _attention_flops(setting)

@@ -19,10 +19,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield.coder import TileCoder
+from widefield.coder import PixelTile, TileCoder
 from widefield.errors import WidefieldError
 from widefield.geometry import Region, morton_order
-from widefield_kernels.epilogue import to_levels_reference, to_pixels_reference
+from widefield_kernels.epilogue import halve_reference, to_levels_reference, to_pixels_reference
 
 Pixels = NDArray[np.uint8]
 LARGEST_BLOCK_PX = 4096
@@ -112,9 +112,8 @@ def decode_region(coder: TileCoder, grid: Grid, region: Region) -> Pixels:
         region.y0 // grid.scale, region.x0 // grid.scale, -(-region.y1 // grid.scale), -(-region.x1 // grid.scale)
     )
     found = dict.fromkeys(_tiles_meeting(grid, cells))
-    for batch in batches(coder, found):
-        kept = [grid.kept(tile) for tile in batch]
-        for tile, part, values in zip(batch, kept, coder(batch, kept), strict=True):
+    for batch, kept, made in coder.stream(batches(coder, found), grid.kept):
+        for tile, part, values in zip(batch, kept, made, strict=True):
             _paste(grid, tile, values, region, out, part)
     return out
 
@@ -130,7 +129,7 @@ def _tiles_meeting(grid: Grid, cells: Region) -> Iterator[Region]:
 def _paste(
     grid: Grid,
     tile: Region,
-    values: NDArray[np.float32],
+    values: NDArray[np.float32] | PixelTile,
     region: Region,
     out: Pixels,
     kept: Region,
@@ -143,6 +142,9 @@ def _paste(
         return
     here = part.shifted(-tile.y0 * grid.scale, -tile.x0 * grid.scale)
     there = part.shifted(-region.y0, -region.x0)
+    if isinstance(values, PixelTile):
+        _copy(values, here, there, out, half)
+        return
     found = values[:, *here.slices]
     if half is None:
         _, bad = to_pixels_reference(found, out[there.slices])
@@ -154,6 +156,19 @@ def _paste(
             f"the decoder gave {bad} values that are not numbers at rows {part.y0}-{part.y1}, columns "
             f"{part.x0}-{part.x1}; look at the latents there"
         )
+
+
+def _copy(tile: PixelTile, here: Region, there: Region, out: Pixels, half: Pixels | None) -> None:
+    """Pixels that are made already, and those of half the size; over an odd edge they are made of what is kept."""
+    found = out[there.slices]
+    found[...] = tile.pixels[here.slices]
+    if half is None:
+        return
+    rows, columns = (slice(s.start // 2, -(-s.stop // 2)) for s in there.slices)
+    if here.height % 2 or here.width % 2:
+        halve_reference(found, half[rows, columns])
+    else:
+        half[rows, columns] = tile.half[here.y0 // 2 : here.y1 // 2, here.x0 // 2 : here.x1 // 2]
 
 
 def batches(coder: TileCoder, tiles: Iterable[Region]) -> Iterator[list[Region]]:
@@ -280,13 +295,17 @@ def _make_block(
     tiles = [
         tile for tile in grid.tiles(block) if any(tile.scaled(grid.scale).clipped(area) for area in wanted.values())
     ]
-    for batch in batches(coder, tiles):
-        if state.stopped.is_set():
-            return
-        kept = [grid.kept(tile) for tile in batch]
-        for tile, part, values in zip(batch, kept, coder(batch, kept), strict=True):
+    for batch, kept, made in coder.stream(_until(state, batches(coder, tiles)), grid.kept):
+        for tile, part, values in zip(batch, kept, made, strict=True):
             for index, area in wanted.items():
                 _paste(grid, tile, values, area, canvases[index], part, halves[index])
+    if state.stopped.is_set():
+        return
     for index, area in wanted.items():
         put(*index, canvases[index], half=halves[index])
         state.count(area.area)
+
+
+def _until(state: _State, found: Iterable[list[Region]]) -> Iterator[list[Region]]:
+    """The batches, as long as nobody has stopped."""
+    return itertools.takewhile(lambda _: not state.stopped.is_set(), found)

@@ -97,6 +97,10 @@ RUN: dict[str, Callable[[Any], Any]] = {
         "--device", metavar="cpu|cuda:N", section="Resources",
         help=f"Where the graphs run: the processor, or a GPU by its number ({DEFAULT.device}).",
     ),
+    "device-memory": option(
+        "--device-memory", "device_memory_nbytes", type=parse_nbytes, metavar="AMOUNT", section="Resources",
+        help="What the run may take of a GPU's memory (nine tenths of what is free).",
+    ),
     "engine": option(
         "--engine", metavar="auto|ort|openvino|torch|trt", section="Resources",
         help="What runs the graphs: ONNX Runtime, OpenVINO, PyTorch or TensorRT. auto takes OpenVINO on a processor "

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @arguments.bundle
 @arguments.overwrite
-@arguments.run_options("memory", "tile", "batch", "workers", "device", "engine", "ort-library", "precision", "scratch")
+@arguments.run_options("memory", "tile", "batch", "workers", "device", "device-memory")
+@arguments.run_options("engine", "ort-library", "precision", "scratch")
 @arguments.run_options("summary", "cells", "seed", "codec", "quality", "shard")
 @arguments.run_options("source-type", "sign-cert", "sign-key")
 @arguments.cluster

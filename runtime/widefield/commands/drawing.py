@@ -102,8 +102,8 @@ DRAWING = (
     ),
 )  # fmt: skip
 PLACES = ("region", "level", "latents", "cluster", "lease_seconds")
-RUN = ("memory", "tile", "workers", "device", "engine", "ort-library", "precision", "scratch", "summary",
-       "codec", "quality", "shard", "record-prompt", "sign-cert", "sign-key")  # fmt: skip
+RUN = ("memory", "tile", "workers", "device", "device-memory", "engine", "ort-library", "precision", "scratch",
+       "summary", "codec", "quality", "shard", "record-prompt", "sign-cert", "sign-key")  # fmt: skip
 
 
 def drawing_options(function: Function) -> Function:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @arguments.bundle
 @arguments.option("--overwrite", is_flag=True, section="Files", help="Replace latents that are there.")
-@arguments.run_options("memory", "tile", "batch", "workers", "device", "engine", "ort-library", "precision", "scratch")
+@arguments.run_options("memory", "tile", "batch", "workers", "device", "device-memory")
+@arguments.run_options("engine", "ort-library", "precision", "scratch")
 @arguments.run_options("summary", "cells", "seed")
 @arguments.as_json
 @arguments.quiet

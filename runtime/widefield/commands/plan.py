@@ -26,7 +26,8 @@ VIEWPORT_PX = 1024
     help="Of the picture, in pixels; rounded up to whole latents.",
 )  # fmt: skip
 @arguments.bundle
-@arguments.run_options("memory", "tile", "batch", "workers", "device", "engine", "ort-library", "precision")
+@arguments.run_options("memory", "tile", "batch", "workers", "device", "device-memory")
+@arguments.run_options("engine", "ort-library", "precision")
 @arguments.run_options("summary", "cells")
 @arguments.as_json
 def plan(path: Path | None, size: tuple[int, int], bundle: Path | None, as_json: bool, **asked: Any) -> None:
@@ -59,7 +60,7 @@ def plan_of_size(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> 
     summary: Any = options.summary if options.summary in ("auto", "exact", "sampled") else "sampled"
     request = PlanRequest(
         options.memory_nbytes, options.tile, options.batch, options.workers, options.cores, summary,
-        options.cells, options.engine_options().backend, options.precision,
+        options.cells, options.engine_options().backend, options.precision, device_nbytes=options.gpu_nbytes,
     )  # fmt: skip
     width, height = (-(-side // bundle.scale) for side in size)
     return make_plan(bundle, bundle.decoder, height, width, request)

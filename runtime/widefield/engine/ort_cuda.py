@@ -49,47 +49,53 @@ class OrtCudaEngine(Engine):
         about = provider_options(options.gpu, int(self.stream.ptr), limit_nbytes)
         self._session: Any = open_session(path, settings, options, about)
         self._binding = self._session.io_binding()
-        self.inputs = {name: self.gpu.empty(shape, np.float32) for name, shape in shapes.items()}
-        self.outputs: dict[str, Any] = {}
-        for name, place in self.inputs.items():
-            self._binding.bind_input(name, "cuda", options.gpu, np.float32, place.shape, int(place.data.ptr))
+        self._bound: dict[str, int] = {}
+        self._rooms: dict[str, Any] = {}
         self._number = options.gpu
         self._run_options = onnxruntime.RunOptions()
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._turns = threading.Lock()
 
-    def enqueue(self, stream: Any) -> None:
-        """Compute `outputs` from `inputs` on the engine's own stream, after what `stream` has; it waits for that."""
-        ready, done = self.gpu.event(), self.gpu.event()
-        if stream is not self.stream:
-            self.gpu.record(ready, stream)
-            self.gpu.wait(self.stream, ready)
+    def enqueue(self, stream: Any, feeds: Mapping[str, Any], into: Mapping[str, Any]) -> None:
+        """Compute `into` from `feeds`, float32 arrays on the GPU: after what `stream` has, and before what it gets."""
+        for bind, values in ((self._binding.bind_input, feeds), (self._binding.bind_output, into)):
+            for name, x in values.items():
+                if self._bound.get(name) != int(x.data.ptr):
+                    bind(name, "cuda", self._number, np.float32, x.shape, int(x.data.ptr))
+                    self._bound[name] = int(x.data.ptr)
+        others = stream is not self.stream
+        if others:
+            self._follow(self.stream, stream)
         self._session.run_with_iobinding(self._binding, self._run_options)
-        if stream is not self.stream:
-            self.gpu.record(done, self.stream)
-            self.gpu.wait(stream, done)
+        if others:
+            self._follow(stream, self.stream)
 
-    def place(self, outputs: Mapping[str, tuple[int, ...]]) -> None:
-        """Room for results, whose shapes the caller knows; once."""
-        for name, shape in outputs.items():
-            if name not in self.outputs:
-                place = self.outputs[name] = self.gpu.empty(shape, np.float32)
-                self._binding.bind_output(name, "cuda", self._number, np.float32, place.shape, int(place.data.ptr))
+    def _follow(self, later: Any, earlier: Any) -> None:
+        """What `later` gets from now on runs after what `earlier` has."""
+        done = self.gpu.event()
+        self.gpu.record(done, earlier)
+        self.gpu.wait(later, done)
+
+    def _room(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Memory on the GPU for a value that comes from the host or goes there."""
+        if name not in self._rooms:
+            self._rooms[name] = self.gpu.empty(shape, np.float32)
+        return self._rooms[name]
 
     def run(self, feeds: Mapping[str, Array], into: Mapping[str, Array]) -> None:
         if self._session is None:
             raise ValueError("the engine was closed")
         with self._turns:
-            self.place({name: x.shape for name, x in into.items()})
             for name, x in feeds.items():
-                self.gpu.upload(self.inputs[name], x, self.stream)
-            self.enqueue(self.stream)
+                self.gpu.upload(self._room(name, x.shape), np.ascontiguousarray(x), self.stream)
+            given, made = ({name: self._room(name, x.shape) for name, x in some.items()} for some in (feeds, into))
+            self.enqueue(self.stream, given, made)
             for name, x in into.items():
-                self.gpu.download(x, self.outputs[name], self.stream)
+                self.gpu.download(x, made[name], self.stream)
             self.gpu.synchronize(self.stream)
 
     def close(self) -> None:
-        self.inputs, self.outputs = {}, {}
+        self._rooms = {}
         self._session = self._binding = None
 
 

@@ -63,22 +63,20 @@ class TrtEngine(Engine):
         self.arena.ask(int(self._engine.device_memory_size_v2))
 
     def _place(self, parameters: Mapping[str, Array]) -> None:
-        """Memory on the GPU for everything that goes in or out; frozen sites are filled."""
-        self.inputs: dict[str, Any] = {}
-        self.outputs: dict[str, Any] = {}
-        for index in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(index)
-            place = self.gpu.empty(tuple(self._engine.get_tensor_shape(name)), np.float32)
-            is_input = self._engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT
-            (self.inputs if is_input else self.outputs)[name] = place
-            self._context.set_tensor_address(name, int(place.data.ptr))
+        """Frozen sites, on the GPU for good. Graphs that do not read one have no input for it."""
+        count = self._engine.num_io_tensors
+        names = {self._engine.get_tensor_name(index) for index in range(count)}
+        self._rooms: dict[str, Any] = {}
         for name, array in parameters.items():
-            if name in self.inputs:
-                self.gpu.upload(self.inputs[name], np.ascontiguousarray(array), self.stream)
+            if name in names:
+                self.gpu.upload(self._room(name), np.ascontiguousarray(array, np.float32), self.stream)
+                self._context.set_tensor_address(name, int(self._room(name).data.ptr))
         self.gpu.synchronize(self.stream)
 
-    def enqueue(self, stream: Any) -> None:
-        """Compute `outputs` from `inputs` on a stream; returns at once."""
+    def enqueue(self, stream: Any, feeds: Mapping[str, Any], into: Mapping[str, Any]) -> None:
+        """Compute `into` from `feeds`, float32 arrays on the GPU, on a stream; returns at once."""
+        for name, x in (*feeds.items(), *into.items()):
+            self._context.set_tensor_address(name, int(x.data.ptr))
         self._context.set_device_memory(*self.arena.block())
         if not self._context.execute_async_v3(int(stream.ptr)):
             raise WidefieldError("TensorRT refused to run an engine; run `widefield build` again")
@@ -88,15 +86,21 @@ class TrtEngine(Engine):
             raise ValueError("the engine was closed")
         with self._turns:
             for name, x in feeds.items():
-                if name in self.inputs:
-                    self.gpu.upload(self.inputs[name], x, self.stream)
-            self.enqueue(self.stream)
+                self.gpu.upload(self._room(name), np.ascontiguousarray(x), self.stream)
+            given = {name: self._room(name) for name in feeds}
+            self.enqueue(self.stream, given, {name: self._room(name) for name in into})
             for name, x in into.items():
-                self.gpu.download(x, self.outputs[name], self.stream)
+                self.gpu.download(x, self._room(name), self.stream)
             self.gpu.synchronize(self.stream)
 
+    def _room(self, name: str) -> Any:
+        """Memory on the GPU for a value that comes from the host or goes there."""
+        if name not in self._rooms:
+            self._rooms[name] = self.gpu.empty(tuple(self._engine.get_tensor_shape(name)), np.float32)
+        return self._rooms[name]
+
     def close(self) -> None:
-        self.inputs, self.outputs = {}, {}
+        self._rooms = {}
         self._context = self._engine = self._runtime = None
 
 
