@@ -6,7 +6,7 @@ Random latents are decoded: by `save` in this process, by one claims worker and 
 time in fresh processes whose imports are done; seconds are from the first fork to the last exit. `apart` are two who
 make a picture each: what the cores can do at once. `efficiency` is half of what one worker took over what two took: of
 all, and of the stage of shards alone; `efficiency_over_apart`, half of what those apart took. `overhead` is what one
-worker took more than `save`, over the shards. `made`: the shards of each of two workers, by round.
+worker took more than `save`, over the shards; both in seconds of the processor, too. `made`: the shards of each of two workers, by round.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def forked(count: int, work) -> tuple[float, list[dict]]:
             pid = os.fork()
             if pid == 0:
                 os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[number]})  # a core each
-                Path(folder, str(number)).write_text(json.dumps(work()))
+                before = time.process_time()
+                said = work()
+                Path(folder, str(number)).write_text(json.dumps({**said, "cpu": time.process_time() - before}))
                 os._exit(0)
             pids.append(pid)
         for pid in pids:
@@ -65,19 +67,21 @@ def main() -> None:
         "engine": "ort", "workers": 1, "summary": "sampled", "cells": 64, "tile": (64, 64), "shard_px": asked.shard,
     }  # fmt: skip
 
-    def saved(path: Path) -> str:
-        return str(model.decode(latents, **options).save(path / f"{os.getpid()}.zarr").path)
+    def saved(path: Path) -> dict:
+        return model.decode(latents, **options).save(path / f"{os.getpid()}.zarr").as_dict()
 
     def joined(path: Path) -> dict:
         return join(model.decode(latents, **options), path).as_dict()
 
     found: dict[str, list[float]] = {"save": [], "apart": [], "one": [], "two": [], "one_shards": [], "two_shards": []}
+    cpu: dict[str, list[float]] = {"save": [], "one": [], "two": []}
     shards, made = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(asked.rounds):
             place = Path(folder, str(number))
             place.mkdir()
-            seconds, _ = forked(1, partial(saved, place))
+            seconds, said = forked(1, partial(saved, place))
+            cpu["save"].append(said[0]["cpu"])
             found["save"].append(seconds)
             seconds, _ = forked(2, partial(saved, place))
             found["apart"].append(seconds)
@@ -85,12 +89,14 @@ def main() -> None:
                 seconds, said = forked(count, partial(joined, place / f"{name}.zarr"))
                 found[name].append(seconds)
                 found[f"{name}_shards"].append(max(each["stage_seconds"]["shards"] for each in said))
+                cpu[name].append(sum(each["cpu"] for each in said))
                 made.append([each["shards_made"] for each in said])
                 shards = sum(each["shards_made"] for each in said)
     least = {name: round(min(times), 2) for name, times in found.items()}
     said = {
         "size_px": asked.size, "shard_px": asked.shard, "shards": shards, "rounds": asked.rounds,
         "made": made[1::2], "least_seconds": least,
+        "least_cpu_seconds": {name: round(min(times), 2) for name, times in cpu.items()},
         "median_seconds": {name: round(statistics.median(times), 2) for name, times in found.items()},
         "efficiency": round(least["one"] / 2 / least["two"], 3),
         "efficiency_over_apart": round(least["apart"] / 2 / least["two"], 3),
