@@ -6,7 +6,8 @@ Random latents are decoded: by `save` in this process, by one claims worker and 
 time in fresh processes whose imports are done; seconds are from the first fork to the last exit. `apart` are two who
 make a picture each: what the cores can do at once. `efficiency` is half of what one worker took over what two took: of
 all, and of the stage of shards alone; `efficiency_over_apart`, half of what those apart took. `overhead` is what one
-worker took more than `save`, over the shards; both in seconds of the processor, too. `made`: the shards of each of two workers, by round.
+worker took more than `save`, over the shards. `made`: the shards of two workers. Seconds of the
+processor are those of all workers together, and all that counts on a machine that does other things, too.
 """
 
 from __future__ import annotations
