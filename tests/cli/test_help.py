@@ -11,7 +11,7 @@ from widefield.commands import loading
 from widefield.commands.loading import Lazy
 
 HEAVY = {"numpy", "rich", "torch", "zarr", "onnxruntime", "openvino", "imagecodecs", "safetensors", "diffusers", "onnx"}
-COMMANDS = ["decode", "encode", "generate", "inspect", "plan", "export", "finalize", "upscale", "verify"]
+COMMANDS = ["build", "decode", "doctor", "encode", "generate", "inspect", "plan", "export", "finalize", "upscale", "verify"]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])

@@ -86,7 +86,7 @@ def test_without_a_cuda_provider_it_is_one_line():
 
 
 def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
-    options = EngineOptions("ort", device="cuda:0", library=tmp_path / "none.so")
+    options = EngineOptions("ort", device="cuda:0", plugin=tmp_path / "none.so")
     with pytest.raises(MissingBackend, match=r"none\.so is not there"):
         open_engine(ATTENTION, {}, {}, options)
 
@@ -94,4 +94,4 @@ def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
 def test_a_plugin_that_is_none_is_one_line(tmp_path):
     Path(tmp_path / "odd.so").write_bytes(b"not a library")
     with pytest.raises(MissingBackend, match=r"odd\.so does not load"):
-        open_engine(ATTENTION, {}, {}, EngineOptions("ort", device="cuda:0", library=tmp_path / "odd.so"))
+        open_engine(ATTENTION, {}, {}, EngineOptions("ort", device="cuda:0", plugin=tmp_path / "odd.so"))

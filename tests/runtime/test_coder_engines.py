@@ -13,6 +13,8 @@ from widefield.engine import EngineOptions
 
 
 class Opened:
+    redone = 0
+
     def __init__(self) -> None:
         self.closed = self.released = 0
 

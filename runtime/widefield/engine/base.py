@@ -29,7 +29,7 @@ PRECISIONS: Mapping[str, tuple[Precision, ...]] = {
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """`threads` is for one call; `workers` is how many calls may run at once. `precision` narrower than "f32" is
-    guarded: what overflows is computed again in float32. `device` is "cpu" or "cuda:N"; `library` is a plugin of ONNX
+    guarded: what overflows is computed again in float32. `device` is "cpu" or "cuda:N"; `plugin` is a library of ONNX
     Runtime that holds its CUDA execution provider.
 
     `keeps`: activations are kept from one run to the next, for every graph that is open. That saves ONNX Runtime a
@@ -43,7 +43,7 @@ class EngineOptions:
     workers: int = 1
     keeps: bool = False
     device: str = "cpu"
-    library: Path | None = None
+    plugin: Path | None = None
 
     @property
     def on_gpu(self) -> bool:

@@ -2,7 +2,7 @@
 
 ONNX Runtime lists its CUDA provider where no GPU is, says an error into its log and computes on the CPU. So whatever a
 session ends up with is looked at, and anything but CUDA raises. The provider is onnxruntime-gpu's own, or that of a
-plugin library (`options.library`), which needs no onnxruntime-gpu: one of the same version as onnxruntime, or older.
+plugin library (`options.plugin`), which needs no onnxruntime-gpu: one of the same version as onnxruntime, or older.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class OrtCudaEngine(Engine):
         gpu: Any = None,
         limit_nbytes: int | None = None,
     ) -> None:
-        check_provider(options.library)
+        check_provider(options.plugin)
         self.gpu = gpu or CupyGpu(options.gpu)
         self.stream = self.gpu.stream()
         settings = onnxruntime.SessionOptions()
@@ -137,11 +137,11 @@ def _register(library: Path) -> None:
 def open_session(path: Path, settings: Any, options: EngineOptions, about: Mapping[str, str]) -> Any:
     """A session whose first provider is CUDA's. MissingBackend where ONNX Runtime gave another one."""
     try:
-        if options.library is not None:
+        if options.plugin is not None:
             devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
             if options.gpu >= len(devices):
                 raise MissingBackend(
-                    f"{options.library} finds {len(devices)} GPUs, cuda:{options.gpu} was asked for; name one of them"
+                    f"{options.plugin} finds {len(devices)} GPUs, cuda:{options.gpu} was asked for; name one of them"
                 )
             settings.add_provider_for_devices([devices[options.gpu]], dict(about))
             session = onnxruntime.InferenceSession(str(path), settings)
