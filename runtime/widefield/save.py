@@ -28,8 +28,9 @@ from widefield.store import PyramidWriter, Store, StoreSpec, create_or_resume, d
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a save did. `size_px` is (width, height); `engine_share` the part of the workers' time that engines ran;
-    `redone` the calls of an engine that overflowed in half precision and were made again in float32."""
+    """What a save did. `size_px` is (width, height). `engine_share` is the part of the workers' time that engines ran
+    while tiles were made, `engine_share_of_run` of all of it, with measuring, opening and closing; `redone` the calls
+    of an engine that overflowed in half precision and were made again in float32."""
 
     path: Path
     size_px: tuple[int, int]
@@ -43,6 +44,7 @@ class Saved:
     certificate: Certificate
     summary: Path | None
     redone: int = 0
+    engine_share_of_run: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -54,6 +56,7 @@ class Saved:
             "seconds": round(self.seconds, 3),
             "measure_seconds": round(self.measure_seconds, 3),
             "engine_share": round(self.engine_share, 4),
+            "engine_share_of_run": round(self.engine_share_of_run, 4),
             "calls_redone": self.redone,
             "bytes_written": self.bytes_written,
             "summary": None if self.summary is None else str(self.summary),
@@ -81,10 +84,12 @@ def save(
     sign_finished(path, options.sign_cert, options.sign_key)
     beside = summary_path(path)
     found = store.levels[0].rows * store.levels[0].columns - made.tiles
+    seconds = time.perf_counter() - started
+    share_of_run = made.engine_seconds / (plan.workers * seconds) if made.tiles else 1.0
     return Saved(
-        path, (job.shape[1], job.shape[0]), plan, made.tiles, found, time.perf_counter() - started,
+        path, (job.shape[1], job.shape[0]), plan, made.tiles, found, seconds,
         made.measure_seconds, made.engine_share, writer.bytes_written, made.certificate,
-        beside if beside.is_file() else None, made.redone,
+        beside if beside.is_file() else None, made.redone, share_of_run,
     )  # fmt: skip
 
 
@@ -111,6 +116,7 @@ class _Streamed:
     tiles: int = 0
     measure_seconds: float = 0.0
     engine_share: float = 1.0
+    engine_seconds: float = 0.0
     redone: int = 0
     certificate: Certificate = NOTHING
 
@@ -143,6 +149,7 @@ def _stream_missing(
     finally:
         coder.close()
     made.engine_share = coder.engine_seconds / max(1e-9, plan.workers * seconds)
+    made.engine_seconds = summary.engine_seconds + coder.engine_seconds
     made.redone = coder.engines.redone
     made.certificate = coder.certifier.certificate()
 

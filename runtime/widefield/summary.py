@@ -24,11 +24,13 @@ class Summary:
     measured to be, `RESULT.mean`, `.variance` and their standard errors, in float64 and of every group.
 
     `about`: method ("exact" or "sampled"), component, bundle (digest), latents (digest), cells, seed, keys.
+    `engine_seconds`: how long engines ran to measure it, of all workers; 0 for one that was read.
     """
 
     arrays: Mapping[str, Array]
     moments: Mapping[str, NDArray[np.float64]]
     about: Mapping[str, str] = field(default_factory=dict)
+    engine_seconds: float = 0.0
 
     def parameters(self, graph: GraphSpec) -> dict[str, Array]:
         """What one graph needs, in its shapes."""

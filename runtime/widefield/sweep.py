@@ -8,8 +8,10 @@ What lives between two stages is held in memory or, past the limit, in scratch f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -74,7 +76,7 @@ def measure(
         "squares": str(len(squares.tiles) if squares else 0),
         "keys": "all" if keys is None else str(keys),
     }  # fmt: skip
-    return Summary(summary.arrays, summary.moments, about)
+    return replace(summary, about=about)
 
 
 class _Sweep:
@@ -99,6 +101,7 @@ class _Sweep:
         self.arrays: dict[str, Array] = {}
         self.moments: dict[str, NDArray[np.float64]] = {}
         self.keys_error = 0.0  # of sites after sampled attentions, in standard deviations
+        self.engine_seconds: list[float] = []  # of every call, from any worker
         self.calibration = None if squares is None else calibrated(component, squares)
         self.pool = ThreadPoolExecutor(options.engine.workers)
 
@@ -113,7 +116,7 @@ class _Sweep:
             self._forget(site.index)
             if self.progress is not None:
                 self.progress(site.index + 1, len(sites))
-        return Summary(self.arrays, self.moments)
+        return Summary(self.arrays, self.moments, engine_seconds=sum(self.engine_seconds))
 
     def close(self) -> None:
         self.pool.shutdown()
@@ -141,6 +144,12 @@ class _Sweep:
         starts = range(0, count, batch)
         list(self.pool.map(call, starts, (min(start + batch, count) for start in starts)))
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.engine_seconds.append(time.perf_counter() - started)
+
     def _stage(self, graph: GraphSpec, site: SiteSpec, held: Held, batch: int) -> dict[str, Array]:
         """Run one stage over all tiles; its outputs are held, the site's partial statistics returned."""
         values = [name for name in graph.outputs if not name.startswith("site.")]
@@ -160,7 +169,9 @@ class _Sweep:
             if site.kind == "attention":
                 into[f"site.{site.index}.tokens"] = np.empty((stop - start, *tokens_of(site, held)), np.float32)
             full = {name: _filled(array, batch) for name, array in into.items()}
-            engine.run({name: _filled(x, batch) for name, x in feeds.items()}, full)
+            feeds = {name: _filled(x, batch) for name, x in feeds.items()}
+            with self._counted():
+                engine.run(feeds, full)
             for name, array in into.items():
                 if full[name] is not array:
                     array[...] = full[name][: stop - start]
@@ -220,7 +231,9 @@ class _Sweep:
 
         def run(start: int, stop: int) -> None:
             target = held[site.result].target(start, stop)
-            target[...] = attention(held[site.query].load(start, stop))
+            query = held[site.query].load(start, stop)
+            with self._counted():
+                target[...] = attention(query)
             held[site.result].store(start, target)
 
         try:

@@ -111,6 +111,7 @@ def test_a_saved_picture_is_the_lazy_one_whoever_made_its_tiles(bundle, latents,
         picture = Model(bundle).decode(latents, summary=str(summary_file), engine="ort", tile=(64, 64), batch=batch)
         saved = picture.save(path, workers=workers, codec="lossless")
         assert saved.tiles_made == 4 and 0 < saved.engine_share <= 1
+        assert 0 < saved.engine_share_of_run < 1 and saved.as_dict()["engine_share_of_run"] > 0
         with open_store(path) as store:
             for row, column in itertools.product(range(2), range(2)):
                 y, x = row * 512, column * 512
