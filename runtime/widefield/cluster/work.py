@@ -8,6 +8,7 @@ that is not done a second time, beside it; whoever is first ends the stage.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Worker:
 
     def _rotated(self, tasks: list[Task]) -> list[Task]:
         """Beginning elsewhere than others do, so that few want the same task and neighbours go to one."""
-        start = sum(self._claims.worker.encode()) % max(1, len(tasks))
+        start = zlib.crc32(self._claims.worker.encode()) % max(1, len(tasks))
         return tasks[start:] + tasks[:start]
 
     def _do_one(self, stage: Stage, undone: list[Task], opened: Opened) -> bool:
