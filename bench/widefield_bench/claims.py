@@ -83,5 +83,5 @@ def _quality(decodes: Sequence[Row]) -> Iterator[Claim]:
 def _scaling(rows: Sequence[Row]) -> Iterator[Claim]:
     for row in section(rows, "scaling"):
         wanted = f"{row['size_px']} px, not fitted, predicted within 15 %"
-        found = f"{row['predicted_seconds']:.1f} s, measured {row['measured_seconds']:.1f} s: {row['off']:+.1%}"
+        found = f"{row['predicted_cpu_seconds']:.1f} CPU s, took {row['measured_cpu_seconds']:.1f}: {row['off']:+.1%}"
         yield Claim(LABELS[row["by"]], wanted, found, row["within"])

@@ -18,7 +18,8 @@ th:first-child, td:first-child, .text { text-align: left } svg { max-width: 100%
 figure { margin: 1.5rem 0 } figcaption { font-size: 14px; color: #555 } .no { font-weight: bold }
 """
 CAPTIONS = {
-    "throughput": "Ours measures the summary, encodes and writes a JPEG pyramid; peers only decode. Imports, loading, "
+    "throughput": "CPU time, which others on the machine hardly change. Ours measures the summary, encodes and writes "
+    "a JPEG pyramid; peers only decode. Imports, loading, "
     "exporting and torch.compile are not counted. A cross at the bottom is a run that failed; the table says how.",
     "memory": "The peak of the resident set above what the process held with everything loaded.",
     "quality": "Ours decoded to lossless tiles for this. Blended tiles are another picture; ours differ from it by "

@@ -59,6 +59,8 @@ def quiet(row: Row) -> bool:
     if "failed" in row:
         return False
     others = row.get("others_share")
+    if others is None and "cpu_seconds" not in row:
+        return True  # no run of its own
     if others is None:
         others = 1 - row["cpu_seconds"] / row["seconds"] / row["threads"]
     return bool(others <= QUIET)

@@ -1,16 +1,18 @@
 """What a picture of any size takes: a model fitted to measured sizes and their plans, and how far it was off.
 
-    measure_s(size) = m0 + measure_flops(size) / m1      stream_s(size) = s0 + flops(size) / s1
-    seconds(size)   = measure_s + stream_s
+    measure(size) = m0 + measure_flops(size) / m1        stream(size) = s0 + flops(size) / s1        CPU seconds
+    seconds(size) = (measure + stream) / (threads * used)
 
 flops and measure_flops are the plan's, counted, not measured: of the graphs on all tiles with their margins and of
 attention, and of finding the summary. m0, s0 >= 0 are what does not grow (engines that compile, first tiles); m1, s1
 are rates. Each pair is a fit of least squares of relative errors to sizes that were measured. Encoding and writing grow
-with the tiles, as flops do, and are in s1.
+with the tiles, as flops do, and are in s1. Fitted are CPU seconds, which others on the machine hardly change; `used`,
+the part of its threads' time that a decode takes, is that of the largest run that nobody disturbed. Only sizes whose
+summary is sampled are used: an exact one costs attention to all tokens, which large pictures never pay.
 
 On n machines of the kind that was measured, each makes every n-th block of tiles, which share nothing but the summary:
 
-    seconds = measure_s + s0 + flops / (n s1)            machine hours = n seconds / 3600
+    seconds = (measure + s0 + flops / (n s1)) / (threads * used)            machine hours = n seconds / 3600
 
 The summary is measured once and the others wait for it. Nothing is added for the network: `stored_mb_per_s` is what all
 machines together would write. A projection, and named one wherever it is shown.
@@ -30,7 +32,7 @@ WITHIN = 0.15  # of a size that was not fitted
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """seconds = fixed + work / rate."""
+    """CPU seconds = fixed + work / rate."""
 
     fixed: float
     rate: float
@@ -42,13 +44,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """As at the head of this file. Works are in FLOP."""
+    """As at the head of this file. Works are in FLOP; `cores` is threads times used."""
 
     measure: Line
     stream: Line
+    cores: float
 
-    def seconds(self, measure_flops: float, flops: float, machines: int = 1) -> float:
-        """All of a picture."""
+    def cpu_seconds(self, measure_flops: float, flops: float, machines: int = 1) -> float:
+        """Of a picture, on the machine that takes longest."""
         return self.measure.seconds(measure_flops) + self.stream.seconds(flops, machines)
 
 
@@ -65,20 +68,20 @@ def fit_line(works: Sequence[float], seconds: Sequence[float]) -> Line:
     return Line(float(fixed), 1 / float(slope))
 
 
-def fit(rows: Sequence[Mapping[str, Any]]) -> Model:
-    """From rows of decodes: their plans' flops and what each phase took."""
-    measure = fit_line([r["measure_flops"] for r in rows], [r["measure_seconds"] for r in rows])
-    return Model(measure, fit_line([r["flops"] for r in rows], [r["stream_seconds"] for r in rows]))
+def fit(rows: Sequence[Mapping[str, Any]], cores: float) -> Model:
+    """From rows of decodes: their plans' flops and what each phase took of the CPU."""
+    measure = fit_line([r["measure_flops"] for r in rows], [r["measure_cpu_seconds"] for r in rows])
+    return Model(measure, fit_line([r["flops"] for r in rows], [r["stream_cpu_seconds"] for r in rows]), cores)
 
 
 def check(model: Model, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's seconds for a size that it was not fitted to, beside what that took."""
-    predicted = model.seconds(row["measure_flops"], row["flops"])
-    off = predicted / row["seconds"] - 1
+    """The model's CPU seconds for a size that it was not fitted to, beside what that took."""
+    predicted = model.cpu_seconds(row["measure_flops"], row["flops"])
+    off = predicted / row["cpu_seconds"] - 1
     return {
         "size_px": row["size_px"],
-        "predicted_seconds": round(predicted, 2),
-        "measured_seconds": row["seconds"],
+        "predicted_cpu_seconds": round(predicted, 2),
+        "measured_cpu_seconds": row["cpu_seconds"],
         "off": round(off, 4),
         "within": abs(off) <= WITHIN,
     }
@@ -93,7 +96,7 @@ def project(
     plan = plan_of_size(bundle, (size_px, size_px), options)
     rows = []
     for count in machines:
-        seconds = model.seconds(plan.measure_flops, plan.flops, count)
+        seconds = model.cpu_seconds(plan.measure_flops, plan.flops, count) / model.cores
         rows.append(
             {
                 "size_px": size_px,

@@ -3,8 +3,8 @@
 decode      ours and the peers, at every size, in turns (widefield_bench.decode)
 split       where ours spends its threads' time (widefield_bench.watch)
 ceiling     the machine's product and copy; roofline: parts of a decode under them (widefield_bench.roofline)
-scaling     a model of seconds by size, from ours in float32, the largest size left out and predicted; projection: from
-            it, the largest picture there can be (widefield_bench.scaling)
+scaling     a model of CPU seconds by size, from ours in float32, the largest size left out and predicted; projection:
+            from it, the largest picture there can be (widefield_bench.scaling)
 """
 
 from __future__ import annotations
@@ -133,20 +133,16 @@ def _scaling(suite: Suite, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     from widefield.options import run_options
     from widefield_bench.scaling import check, fit, project
 
-    by_who = {
-        who: sorted(
-            (r for r in results.section(rows, "decode") if r["who"] == who and results.quiet(r)),
-            key=lambda r: r["size_px"],
-        )
-        for who in ("openvino f32", "ort f32")
-    }
+    by_who = {who: _fittable(rows, who) for who in ("openvino f32", "ort f32")}
     who, mine = max(by_who.items(), key=lambda entry: len(entry[1]))
     if len(mine) < 3:
-        print(f"scaling wants three sizes, found {len(mine)}; decode more of them", file=sys.stderr)
+        print(f"scaling wants three sizes, found {len(mine)}; decode more", file=sys.stderr)
         return
-    model = fit(mine[:-1])
+    cores = max((r for r in mine if results.quiet(r)), key=lambda r: r["size_px"], default=None)
+    model = fit(mine[:-1], suite.threads if cores is None else cores["cpu_seconds"] / cores["seconds"])
     lines = {
         "measure_fixed_seconds": round(model.measure.fixed, 3), "measure_gflops": _gflops(model.measure.rate),
+        "cores_used": round(model.cores, 3),
         "stream_fixed_seconds": round(model.stream.fixed, 3), "stream_gflops": _gflops(model.stream.rate),
     }  # fmt: skip
     sizes = [row["size_px"] for row in mine[:-1]]
@@ -154,6 +150,14 @@ def _scaling(suite: Suite, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     options = run_options({"memory": suite.memory, "engine": who.partition(" ")[0]})
     for row in project(model, widefield.model.open(suite.bundle).bundle, options):
         yield {"section": "projection", "by": who, **row}
+
+
+def _fittable(rows: Sequence[Row], who: str) -> list[Row]:
+    """By size; those with a sampled summary where there are enough, for they are what large pictures are like."""
+    mine = [row for row in results.section(rows, "decode") if row["who"] == who and "failed" not in row]
+    mine.sort(key=lambda row: int(row["size_px"]))
+    sampled = [row for row in mine if row["method"] == "sampled"]
+    return sampled if len(sampled) >= 3 else mine
 
 
 def _gflops(rate: float) -> float | None:

@@ -36,6 +36,7 @@ def test_memory_is_claimed_where_untiled_could():
         "size_px": 4096,
         "peak_mib": 8000.0,
         "seconds": 90.0,
+        "others_share": 0.4,
         "about": ABOUT,
     }
     rows = results.merged([row for row in decodes() if "failed" not in row], [whole])
@@ -80,7 +81,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 def test_newer_rows_replace_older_ones(tmp_path):
     path = tmp_path / "bench.json"
     results.write(path, decodes())
-    again = {**decodes()[0], "seconds": 9.0}
+    again = {**decodes()[0], "seconds": 9.0, "cpu_seconds": 17.5}
     rows = results.merged(results.read(path), [again])
     assert len(rows) == len(decodes()) and rows[0]["seconds"] == 9.0
     assert results.one(rows, who="untiled", size_px=4096) is None
