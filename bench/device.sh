@@ -3,7 +3,9 @@
 # beside the machine's ceilings and torch. Under nine minutes; the table comes last, all numbers go to $OUT/kernels.json.
 #
 #     bench/device.sh [--only 'attention.*'] [--minutes 7.5]         further arguments go to widefield_bench.kernels
+#     bench/device.sh --decode [--minutes 8]       checks and times decoding instead, beside diffusers: $OUT/decode.json
 #
+# --decode needs diffusers and onnx too, and takes what else is there: cupy, tensorrt, onnxruntime-gpu.
 # Needs python3 (or $PYTHON) with torch for CUDA, triton, cupy and numpy. Nothing is installed, no setting is changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,6 +16,17 @@ export PYTHONPATH=kernels:runtime:export:bench PYTHONUNBUFFERED=1
 export TRITON_DEFAULT_FP_FUSION=1  # as Triton has always done, and as the kernels are compiled
 unset TRITON_INTERPRET
 mkdir -p "$OUT"
+
+if [[ ${1:-} == --decode ]]; then
+    shift
+    if ! "$python" -c "import torch, diffusers, onnx, sys; sys.exit(not torch.cuda.is_available())"; then
+        echo "error: no GPU that torch can use, or torch, diffusers or onnx is missing; see the line above" >&2
+        exit 1
+    fi
+    nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
+    "$python" -m widefield.cli doctor
+    exec "$python" -m widefield_bench.gpu_decode --out "$OUT" "$@" 2> >(tee "$OUT/decode.log" >&2)
+fi
 
 if ! "$python" -c "import torch, triton, cupy, sys; sys.exit(not torch.cuda.is_available())"; then
     echo "error: no GPU that torch can use, or torch, triton or cupy is missing; see the line above" >&2

@@ -18,12 +18,16 @@ SIDE, COPY_NBYTES = 1024, 64 << 20
 
 
 @click.command("doctor", cls=arguments.Command, short_help="Which engines run here, and what to install for others.")
-@click.option("--no-measure", is_flag=True, help="Leave out the ceilings, which take a second.")
+@arguments.option("--no-measure", is_flag=True, section="Machine", help="Leave out the ceilings, which take a second.")
 @arguments.as_json
 def doctor(no_measure: bool, as_json: bool) -> None:
     """Say which engines run on which device and, of those that do not, why not and what to install.
 
     Ceilings are what this machine copies and multiplies at most, measured now: no decode is faster than they allow.
+
+    \b
+    widefield doctor
+    widefield doctor --json --no-measure
     """
     about = examine(measure=not no_measure)
     if as_json:
