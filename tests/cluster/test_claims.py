@@ -1,5 +1,7 @@
 """Leases: one has a task, the dead lose it, nobody compares clocks."""
 
+import errno
+import os
 import threading
 from contextlib import nullcontext
 
@@ -8,6 +10,7 @@ import pytest
 from widefield.cluster.board import Board, Gone
 from widefield.cluster.claims import Claims, Heart
 from widefield.cluster.work import Stage, Task, Worker
+from widefield.errors import StoreError
 
 LEASE = 10.0
 
@@ -48,6 +51,16 @@ def test_a_file_is_created_by_one_of_many(board):
         thread.join()
     assert sorted(name for name, _ in winners) == sorted(map(str, range(50)))
     assert all(board.get(name) == str(number).encode() for name, number in winners)
+    assert not any((board.path / "work").iterdir())
+
+
+def test_a_folder_without_hard_links_is_said(board, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(StoreError, match="has no hard links; wanted a folder that has"):
+        board.create("a", b"")
     assert not any((board.path / "work").iterdir())
 
 

@@ -8,21 +8,31 @@ replaced in one step (rename). Nothing here is locked, and no two machines' cloc
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from widefield.errors import WidefieldError
+from widefield.errors import StoreError, WidefieldError
 
 
 def publish(file: Path, target: Path) -> bool:
-    """Give a file a second name, on the same file system, unless another one has it; whether it was us."""
+    """Give a file a second name, on the same file system, unless another one has it; whether it was us.
+
+    StoreError where the file system has no hard links.
+    """
     try:
         os.link(file, target)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise StoreError(
+                f"{target.parent} has no hard links; wanted a folder that has, to be shared by many; choose another one"
+            ) from error
+        raise
     return True
 
 
