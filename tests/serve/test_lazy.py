@@ -15,6 +15,7 @@ from serve.servers import running
 from store.pictures import reference_pyramid
 from widefield.errors import BadRequest, OverBudget
 from widefield.geometry import Region
+from widefield.serve.desk import SERVER_NBYTES, smallest_nbytes
 from widefield.serve.gallery import MOST_PICTURES, Wish, drawn_gallery
 from widefield.serve.lazy import drawn_levels
 from widefield.store import codecs
@@ -160,11 +161,13 @@ def test_another_sites_page_cannot_draw(shown):
 
 
 def test_no_more_pictures_are_open_than_fit_and_the_oldest_is_closed(tmp_path):
-    shown = drawn_gallery(studio(tmp_path, memory="2GiB", threads=1), None)
+    one = smallest_nbytes(studio(tmp_path).draw("a", (2048, 2048), 0))
+    budget = SERVER_NBYTES + 2 * one + one // 2
+    shown = drawn_gallery(studio(tmp_path, memory=f"{budget}B", threads=1), None)
     desk = shown.studio.desk
     pictures = [shown.draw(Wish("a", (2048, 2048), seed))[0] for seed in range(4)]
     assert desk.places == 2
-    assert all(picture.drawn.options.memory_nbytes * 2 + 192 * MIB <= 2 << 30 for picture in pictures[1:])
+    assert all(2 * picture.drawn.options.memory_nbytes + SERVER_NBYTES <= budget for picture in pictures)
 
     async def look():
         for row, picture in ((0, pictures[0]), (0, pictures[1]), (0, pictures[2]), (0, pictures[3]), (1, pictures[0])):
