@@ -58,19 +58,20 @@ def about(found: Mapping[str, Any]) -> str:
 
 def decode(folder: Path) -> str:
     """Two sizes, side by side."""
-    return _decodes(section(read(folder / "bench.json"), "decode"), (2048, 4096))
+    return _decodes(read(folder / "bench.json"), (2048, 4096))
 
 
 def decode_rest(folder: Path) -> str:
     """The other sizes."""
-    rows = section(read(folder / "bench.json"), "decode")
-    rest = sorted({row["size_px"] for row in rows} - {2048, 4096})
-    pairs = [rest[k : k + 2] for k in range(0, len(rest), 2)]
-    return "\n\n".join(_decodes([r for r in rows if r["size_px"] in pair], pair, cpu=True) for pair in pairs)
+    rows = read(folder / "bench.json")
+    rest = sorted({row["size_px"] for row in section(rows, "decode")} - {2048, 4096})
+    return "\n\n".join(_decodes(rows, rest[k : k + 2], cpu=True) for k in range(0, len(rest), 2))
 
 
 def _decodes(rows: Sequence[Row], sizes: Sequence[int], *, cpu: bool = False) -> str:
     """With `cpu` by CPU time, else by wall time, where nobody disturbed it."""
+    near = [row for row in section(rows, "quality") if row["size_px"] in sizes]
+    rows = [row for row in section(rows, "decode") if row["size_px"] in sizes]
     unit, seconds = ("mpx_per_cpu_s", "cpu_seconds") if cpu else ("mpx_per_s", "seconds")
     columns = [""]
     for size in sizes:
@@ -89,7 +90,7 @@ def _decodes(rows: Sequence[Row], sizes: Sequence[int], *, cpu: bool = False) ->
             times = tiled[seconds] / row[seconds] if tiled and told and (cpu or quiet(tiled)) else None
             speed = number(row[unit]) if told else "disturbed"
             cells += [speed, number(times, 2), number(row["peak_mib"])]
-        checked = [row["psnr_db"] for row in rows if row["who"] == who and "psnr_db" in row]
+        checked = [row["psnr_db"] for row in near if row["who"] == who]
         lines.append([LABELS[who], *cells, _decibels(min(checked)) if checked else ""])
     return rows_of([*columns, "dB"], lines)
 
@@ -202,12 +203,13 @@ def store(folder: Path) -> str:
     """Pyramids to the disk."""
     lines = [
         [
-            f"`{r['form']}`, {r['side_px']:,} x {r['side_px']:,}", number(r["mpx_per_s"]), number(r["mpx_per_cpu_s"]),
-            f"{r['bits_per_px']:.2f}", f"{r['rss_above_idle_mib']:.0f} MiB",
+            f"`{r['form']}`, {r['side_px']:,} x {r['side_px']:,}", number(r["mpx_per_s"]), number(r["cpus_given"], 2),
+            number(r["mpx_per_cpu_s"]), f"{r['bits_per_px']:.2f}", f"{r['rss_above_idle_mib']:.0f} MiB",
         ]
         for r in read(folder / "store.json")
     ]  # fmt: skip
-    return rows_of(["", "Mpx/s", "Mpx per CPU second", "bits a pixel", "memory above idle"], lines)
+    columns = ["", "Mpx/s", "on so many cores", "Mpx per CPU second", "bits a pixel", "memory above idle"]
+    return rows_of(columns, lines)
 
 
 def prompts(folder: Path) -> str:

@@ -163,7 +163,7 @@ def split(rows: Sequence[Row]) -> str | None:
 
 def quality(rows: Sequence[Row]) -> str | None:
     """Decibels from the untiled decode, at the largest size that was checked."""
-    checked = [row for row in section(rows, "decode") if "psnr_db" in row]
+    checked = section(rows, "quality")
     size = max((row["size_px"] for row in checked), default=0)
     bars = [row for who in who_of(checked)[::-1] for row in checked if row["who"] == who and row["size_px"] == size]
 

@@ -61,7 +61,9 @@ def document(rows: Sequence[Row]) -> str:
         f"<figure>{svg}<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
         for name, svg in figures(rows).items()
     ]
-    decodes = sorted(section(rows, "decode"), key=lambda r: (r["size_px"], list(LABELS).index(r["who"])))
+    near = {(r["who"], r["size_px"]): r["psnr_db"] for r in section(rows, "quality")}
+    decodes: list[Row] = [{"psnr_db": near.get((r["who"], r["size_px"])), **r} for r in section(rows, "decode")]
+    decodes.sort(key=lambda r: (r["size_px"], list(LABELS).index(r["who"])))
     return "\n".join(
         (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>Widefield: bench</title>',

@@ -1,6 +1,6 @@
 """Everything that `widefield bench` measures, section by section, as rows.
 
-decode      ours and the peers, at every size, in turns (widefield_bench.decode)
+decode      ours and the peers, at every size, in turns (widefield_bench.decode); quality: how near untiled they are
 split       where ours spends its threads' time (widefield_bench.watch)
 ceiling     the machine's product and copy; roofline: parts of a decode under them (widefield_bench.roofline)
 scaling     a model of CPU seconds by size, from ours in float32, the largest size left out and predicted; projection:
@@ -88,7 +88,10 @@ def _decode(suite: Suite, _: Sequence[Row]) -> Iterator[dict[str, Any]]:
             for row in made:
                 if "failed" in row:
                     lost.setdefault(row["who"], size)
+                checked = {name: row.pop(name) for name in ("psnr_db", "largest_difference") if name in row}
                 yield {"section": "decode", "size_px": size, "threads": suite.threads, "limit": suite.limit, **row}
+                if checked:
+                    yield {"section": "quality", "size_px": size, "who": row["who"], **checked}
 
 
 def _case(suite: Suite, size: int, folder: Path) -> DecodeCase:
