@@ -49,11 +49,11 @@ def _prose(text: str) -> str:
 
 
 def about(found: Mapping[str, Any]) -> str:
-    """A machine, its versions, the day's commit and the command, as a sentence's parts."""
+    """A machine and its versions, as a sentence's parts."""
     machine, versions = found["machine"], found["versions"]
     names = {"python": "Python", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
     packages = ", ".join(f"{names.get(n, n)} {v}" for n, v in versions.items() if n in (*names, "diffusers"))
-    return f"{machine['cpu']}, {machine['cores']} virtual cores, {packages}, commit {found['commit']}"
+    return f"{machine['cpu']}, {machine['cores']} virtual cores, {packages}"
 
 
 def decode(folder: Path) -> str:
@@ -102,11 +102,12 @@ def _decibels(value: float) -> str:
 def decode_about(folder: Path) -> str:
     """Where the table is from."""
     rows = section(read(folder / "bench.json"), "decode")
+    commits = ", ".join(dict.fromkeys(row["about"]["commit"] for row in rows))
     return _prose(
-        f"{about(rows[0]['about'])}; {rows[0]['threads']} threads, whole runs in fresh processes, in turns, other "
-        "programs halted (a run that they disturbed all the same is named so): `widefield bench`, its rows in "
-        "`bench/results/bench.json`. Ours measures the summary and writes a JPEG pyramid; the others only decode. "
-        "dB: the least, from untiled."
+        f"{about(rows[0]['about'])}; commits {commits}; {rows[0]['threads']} threads, whole runs in fresh processes, "
+        "in turns, other programs halted (a run that they disturbed all the same is named so): `widefield bench`, its "
+        "rows in `bench/results/bench.json`. Ours measures the summary and writes a JPEG pyramid; the others only "
+        "decode. dB: the least, from untiled."
     )
 
 
