@@ -18,7 +18,7 @@ def test_over_a_stored_picture(tmp_path, capsys):
     path, _ = stored(tmp_path / "coast.tif", 5000, 3801, "jpeg")
     with started(path, cache=tmp_path) as server:
         idle = metric(server.url, "process_resident_memory_bytes")
-        load = pan(server.url, server.picture, viewers=VIEWERS, steps=2)
+        load = pan(server.url, server.picture, viewers=VIEWERS, steps=1)
         grown = metric(server.url, "process_resident_memory_bytes") - idle
         assert metric(server.url, "widefield_tile_seconds_count") == load.statuses[200]
         assert metric(server.url, "widefield_tiles_queued") == metric(server.url, "widefield_tiles_flying") == 0
@@ -33,7 +33,7 @@ def test_over_a_drawn_picture(tmp_path, capsys):
     drawn = shown.first.drawn
     drawn.seconds = 0.005
     with running(shown) as url:
-        load = pan(url, shown.first.id, viewers=VIEWERS, steps=2)
+        load = pan(url, shown.first.id, viewers=VIEWERS, steps=1)
     assert set(load.statuses) == {200} and not load.differing, load
     assert drawn.reads.total() == len(load.tiles) == shown.first.made, "a tile was made twice"
     assert drawn.most_reading <= 2
@@ -55,7 +55,7 @@ def test_more_than_can_be_drawn_is_503_and_nothing_else(tmp_path):
 def test_what_is_kept_on_disk_stays_within_its_limit(tmp_path):
     shown = gallery(tmp_path / "tiles", size=(524_288, 524_288), queue=1024, limit_nbytes=1 << 20)
     with running(shown) as url:
-        load = pan(url, shown.first.id, viewers=16, steps=3)
+        load = pan(url, shown.first.id, viewers=16, steps=2)
     kept = sum(path.stat().st_size for path in (tmp_path / "tiles").rglob("*.jpeg"))
     assert set(load.statuses) == {200} and not load.differing and 0 < kept <= 1 << 20
 
