@@ -153,55 +153,73 @@ def test_half_size_pixels_come_with_the_others(bundle, make):
                 np.testing.assert_array_equal(tile.half, (boxes + 2) >> 2)
 
 
-def run_log(bundle: Bundle, make) -> tuple[DeviceCoder, list[tuple]]:
-    """What happened while plain tiles went through, memory aside."""
+def run_log(bundle: Bundle, make, leave_after: int | None = None) -> tuple[DeviceCoder, list[tuple]]:
+    """What happened while six plain tiles went through, memory aside; `leave_after`: first somebody took so many."""
     coder, gpu = make()
-    tiles = [
-        t
-        for t in batches(coder, list(grid(bundle).tiles(next(grid(bundle).blocks()))))
-        if coder.kind(t[0]) != "certified"
-    ]
+    tiles = batches(coder, list(grid(bundle).tiles(next(grid(bundle).blocks()))))
+    plain = [tiles for tiles in tiles if coder.kind(tiles[0]) != "certified"][:6]
     gpu.log.clear()
-    for _ in coder.stream(tiles[:6], grid(bundle).kept):
+    if leave_after is not None:
+        for _, _ in zip(range(leave_after), coder.stream(plain, grid(bundle).kept), strict=False):
+            pass
+    for _ in coder.stream(plain, grid(bundle).kept):
         gpu.log.append(("handed on",))
     return coder, [entry for entry in gpu.log if entry[0] != "empty"]
 
 
-def test_every_stream_waits_for_what_it_reads_and_writes(bundle, make):
-    """Replays the log as a GPU might: no entry may touch a slot that another stream still uses."""
-    coder, log = run_log(bundle, make)
-    happened: dict[object, set[int]] = {s: set() for s in (coder.up, coder.compute, coder.down)}
-    marks: dict[object, set[int]] = {}
-    host: set[int] = set()
-    uploads, computes, downloads = [], [], []
-    for at, entry in enumerate(log):
+class Replay:
+    """What is over, by stream and for the host, as a GPU would have it that runs every stream as late as it may."""
+
+    def __init__(self, coder: DeviceCoder) -> None:
+        self.over: dict[object, set[int]] = {s: set() for s in (coder.up, coder.compute, coder.down)}
+        self.marks: dict[object, set[int]] = {}
+        self.host: set[int] = set()
+
+    def step(self, at: int, entry: tuple) -> set[int] | None:
+        """What is surely over when the entry begins, where it is work on a stream."""
         match entry:
             case ("record", event, stream):
-                marks[event] = set(happened[stream])
+                self.marks[event] = set(self.over[stream])
             case ("wait", stream, event):
-                happened[stream] |= marks[event]
+                self.over[stream] |= self.marks[event]
             case ("synchronize", event):
-                host |= marks[event]
+                self.host |= self.marks[event]
             case ("upload" | "download" | "enqueue" | "attend" | "levels" | "clear", *_, stream):
-                if entry[0] == "clear":
-                    computes.append(at)
-                    if len(computes) > SLOTS:
-                        assert downloads[len(computes) - 1 - SLOTS] in happened[stream], "pixels are still read"
-                    assert uploads[len(computes) - 1] in happened[stream], "latents are not there yet"
-                happened[stream] |= host | {at}
-                if entry[0] == "upload" and (not uploads or len(uploads) == len(computes)):
-                    uploads.append(at)
-                    if len(uploads) > SLOTS:
-                        assert computes[len(uploads) - 1 - SLOTS] in happened[stream], "latents are still read"
-                        assert downloads[len(uploads) - 1 - SLOTS] in host, "pinned memory is still in use"
-                elif entry[0] == "upload":
-                    uploads[-1] = at
-                if entry[0] == "download":
-                    assert computes[-1] in happened[stream], "pixels are not there yet"
-                    if len(downloads) < len(computes):
-                        downloads.append(at)
-                    downloads[-1] = at
-    assert len(uploads) == len(computes) == len(downloads) == 6
+                self.over[stream] |= self.host
+                before = set(self.over[stream])
+                self.over[stream].add(at)
+                return before
+        return None
+
+
+@pytest.mark.parametrize("leave_after", [None, 1, 2])
+def test_every_stream_waits_for_what_it_reads_and_writes(bundle, make, leave_after):
+    """No entry may touch a slot that anything queued before still uses, also after somebody left half-way."""
+    coder, log = run_log(bundle, make, leave_after)
+    replay = Replay(coder)
+    stages: list[dict[str, int]] = []  # of every tile: its last upload, computing and download
+    for at, entry in enumerate(log):
+        before = replay.step(at, entry)
+        if before is None:
+            continue
+        if entry[0] == "upload" and (not stages or "compute" in stages[-1]):
+            stages.append({})
+            for earlier in [s for n, s in enumerate(stages[:-1]) if same_slot(n, len(stages) - 1, leave_after)]:
+                assert set(earlier.values()) <= replay.host, "pinned memory and latents are still in use"
+        kind = entry[0] if entry[0] in ("upload", "download") else "compute"
+        if kind == "compute":
+            assert stages[-1]["upload"] in before, "latents are not there yet"
+        if kind == "download":
+            assert stages[-1]["compute"] in before, "pixels are not there yet"
+        stages[-1][kind] = at
+    assert len(stages) == 6 + (0 if leave_after is None else leave_after + 1)
+
+
+def same_slot(one: int, other: int, leave_after: int | None) -> bool:
+    """Whether two tiles, by their numbers in a log, share a slot. A second run begins with the first slot again."""
+    begun = 0 if leave_after is None else leave_after + 1
+    one, other = (n - begun if n >= begun else n for n in (one, other))
+    return one % SLOTS == other % SLOTS
 
 
 def test_the_next_tile_is_queued_before_the_last_is_waited_for(bundle, make):

@@ -1,12 +1,13 @@
 """Tiles through a GPU: while one is computed the next is on its way there, and the last on its way back.
 
     stream       slot s of two                                                  waits for
-    upload       latents and masks of tile k                                    the computing of tile k - 2
-    compute      graphs, attention between them, pixels and half-size pixels    that upload; the download of tile k - 2
+    upload       latents and masks of tile k                                    nobody, see below
+    compute      graphs, attention between them, pixels and half-size pixels    that upload
     download     pixels and two counts                                          that computing
 
-Pinned memory of slot s is filled and read by the host, which waits for the download of tile k - 2 first. What is not
-finite anywhere is counted on the GPU; such a batch is computed again in float32 and never handed on.
+Before the host fills a slot it waits for the download of tile k - 2, the last that used it; with that all else that
+used the slot is over, so no stream has to wait for one that comes after it. What is not finite anywhere is counted on
+the GPU; such a batch is computed again in float32 and never handed on.
 """
 
 from __future__ import annotations
@@ -105,14 +106,10 @@ class DeviceCoder(TileCoder):
         if kind != "interior":
             slot.host["inside"][...] = inside(self.component, full, self.height, self.width)
             names.append("inside")
-        if slot.used:
-            self.gpu.wait(self.up, slot.computed)
         for name in names:
             self.gpu.upload(slot.given[name], slot.host[name], self.up)
         self.gpu.record(slot.uploaded, self.up)
         self.gpu.wait(self.compute, slot.uploaded)
-        if slot.used:
-            self.gpu.wait(self.compute, slot.downloaded)
         self._compute(kind, slot)
         self.gpu.record(slot.computed, self.compute)
         self.gpu.wait(self.down, slot.computed)
