@@ -177,6 +177,9 @@ def test_no_more_pictures_are_open_than_fit_and_the_oldest_is_closed(tmp_path):
 
     asyncio.run(look())
     assert [picture.drawn.closed for picture in pictures] == [1, 1, 1, 0]
+    desk.places = 1  # as a picture of larger needs makes it
+    asyncio.run(pictures[1].tile(0, 2, 0))
+    assert len(desk) == 1 and pictures[3].drawn.closed == 1
     asyncio.run(shown.close())
 
 

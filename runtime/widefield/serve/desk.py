@@ -66,8 +66,9 @@ class Desk:
 
     def _sit(self, picture: LazyPicture) -> bool:
         if picture not in self._open:
-            if len(self._open) >= self.places and not self._cleared():
-                return False
+            while len(self._open) >= self.places:  # which a picture of larger needs may have made fewer
+                if not self._cleared():
+                    return False
             self._open[picture] = 0
         self._open[picture] += 1
         self._open.move_to_end(picture)
