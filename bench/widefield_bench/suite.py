@@ -88,7 +88,9 @@ def _decode(suite: Suite, _: Sequence[Row]) -> Iterator[dict[str, Any]]:
             for row in made:
                 if "failed" in row:
                     lost.setdefault(row["who"], size)
-                checked = {name: row.pop(name) for name in ("psnr_db", "largest_difference") if name in row}
+                checked: dict[str, Any] = {
+                    name: row.pop(name) for name in ("psnr_db", "largest_difference") if name in row
+                }
                 yield {"section": "decode", "size_px": size, "threads": suite.threads, "limit": suite.limit, **row}
                 if checked:
                     yield {"section": "quality", "size_px": size, "who": row["who"], **checked}
