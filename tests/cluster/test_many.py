@@ -80,6 +80,7 @@ def test_workers_that_are_killed_while_they_draw_lose_nothing(drawn, crew, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_killed_workers_lose_nothing(decoded, drawn, crew, tmp_path):
     for name, made, wanted in (("decoded", decoded, 40), ("drawn", drawn, 20)):
         (tmp_path / name).mkdir()

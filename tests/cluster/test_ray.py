@@ -1,5 +1,6 @@
 """Actors on Ray make what one process makes; killed with -9, they and their driver lose nothing."""
 
+import contextlib
 import json
 import os
 import random
@@ -67,6 +68,15 @@ def wait_for_claim(path: Path, process: subprocess.Popen) -> dict | None:
     return None
 
 
+def kill_actor(claim: dict) -> bool:
+    """Whether there was one: a claim may be of one that is dead, and its number somebody else's by now."""
+    if not _text(Path(f"/proc/{claim['pid']}/cmdline")).startswith("ray::Helper"):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(claim["pid"], signal.SIGKILL)
+    return True
+
+
 def finish(process: subprocess.Popen) -> dict:
     out, err = process.communicate()
     assert process.returncode == 0, err
@@ -79,7 +89,7 @@ def test_actors_and_drivers_that_are_killed_lose_nothing(drawing_bundle, latents
     process = driver(place, *command)
     claim = wait_for_claim(path, process)
     assert claim is not None
-    os.kill(claim["pid"], signal.SIGKILL)  # an actor
+    assert kill_actor(claim)
     assert wait_for_claim(path, process) is not None
     process.kill()  # the driver, and with it what is left of its cluster
     process.communicate()
@@ -89,6 +99,7 @@ def test_actors_and_drivers_that_are_killed_lose_nothing(drawing_bundle, latents
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_killed_actors_and_drivers_lose_nothing(drawing_bundle, latents, alone, place, tmp_path):
     dice = random.Random(5)
     for picture in range(5):
@@ -100,8 +111,8 @@ def test_many_killed_actors_and_drivers_lose_nothing(drawing_bundle, latents, al
             for _ in range(2):
                 claim = wait_for_claim(path, process)
                 time.sleep(dice.uniform(0, 0.5))
-                if claim is not None and claim["pid"] in {c["pid"] for c in shard_claims(path)}:
-                    os.kill(claim["pid"], signal.SIGKILL)
+                if claim is not None:
+                    kill_actor(claim)
             time.sleep(dice.uniform(0, 1.0))
             process.kill()
             process.communicate()
