@@ -70,7 +70,7 @@ def wait_for_claim(path: Path, process: subprocess.Popen) -> dict | None:
 
 def kill_actor(claim: dict) -> bool:
     """Whether there was one: a claim may be of one that is dead, and its number somebody else's by now."""
-    if not _text(Path(f"/proc/{claim['pid']}/cmdline")).startswith("ray::Helper"):
+    if not _text(Path(f"/proc/{claim['pid']}/cmdline")).startswith("ray::"):
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(claim["pid"], signal.SIGKILL)
