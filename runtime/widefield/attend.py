@@ -42,7 +42,7 @@ class Attention:
         out = np.empty_like(flat)
         rows = len(flat) if self._engine.name == "torch" else self.rows
         for start in range(0, len(flat), rows):
-            block = slice(start, start + self.rows)
+            block = slice(start, start + rows)
             self._engine.run({"query": flat[block], "keys": self.keys}, {"result": out[block]})
         return out.reshape(query.shape)
 

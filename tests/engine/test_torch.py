@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from families import ArraySource, decode_floats, half_dark, make
+from widefield.attend import Attention
 from widefield.bundle import Bundle, Component, open_bundle
 from widefield.coder import TileCoder
 from widefield.engine import EngineOptions, open_engine
@@ -192,3 +193,16 @@ def test_workers_run_side_by_side(embedded, tmp_path):
     coder.close()
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_attention_in_torch_takes_every_query():
+    """More of them than ONNX Runtime takes in one block."""
+    rng = np.random.default_rng(0)
+    keys, query = rng.standard_normal((256, 32), np.float32), rng.standard_normal((1, 1444, 32), np.float32)
+    results = []
+    for options in (ORT, TORCH):
+        attention = Attention(EMBEDDED / "attention.onnx", keys, options)
+        assert attention.rows < query.shape[1]
+        results.append(attention(query))
+        attention.close()
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-5)
