@@ -150,7 +150,7 @@ def _stream_missing(
         coder.close()
     made.engine_share = coder.engine_seconds / max(1e-9, plan.workers * seconds)
     made.engine_seconds = summary.engine_seconds + coder.engine_seconds
-    made.redone = coder.engines.redone
+    made.redone = coder.redone
     made.certificate = coder.certifier.certificate()
 
 

@@ -97,7 +97,7 @@ class _Sweep:
         self.seed, self.limit_keys, self.progress = seed, keys, progress
         # Many small graphs, each for a short time: ONNX Runtime opens one in milliseconds, OpenVINO in a tenth of a
         # second. And so no summary depends on the engine.
-        self.engine = replace(options.engine, backend="ort", precision="f32", keeps=True)
+        self.engine = replace(options.engine, backend="ort", precision="f32", keeps=True, device="cpu")
         self.arrays: dict[str, Array] = {}
         self.moments: dict[str, NDArray[np.float64]] = {}
         self.keys_error = 0.0  # of sites after sampled attentions, in standard deviations
