@@ -105,8 +105,8 @@ def decode_about(folder: Path) -> str:
     commits = ", ".join(dict.fromkeys(row["about"]["commit"] for row in rows))
     return _prose(
         f"{about(rows[0]['about'])}; commits {commits}; {rows[0]['threads']} threads, whole runs in fresh processes, "
-        "in turns, other programs halted (a run that they disturbed all the same is named so): `widefield bench`, its "
-        "rows in `bench/results/bench.json`. Ours measures the summary and writes a JPEG pyramid; the others only "
+        "put together from several runs of `widefield bench`, most while other programs were halted (a time that they "
+        "disturbed is named so), its rows in `bench/results/bench.json`. Ours measures the summary and writes a JPEG pyramid; the others only "
         "decode. dB: the least, from untiled."
     )
 

@@ -24,8 +24,8 @@ QUEUE_TILES = 8
 # What a backend takes, measured by bench/widefield_bench/memory.py: bytes for one of live activations, the same for
 # certified graphs (whose statistics the liveness in the bundle leaves out), and for one of weights, over all its
 # graphs; then libraries, code made at run time and thread pools. ONNX Runtime runs the sweep and attention in any case.
-# For torch and trt these are no measurements but bounds that were not passed yet. What runs in f16 may have to run again
-# in float32, so its activations count as float32's.
+# For torch and trt these are not measured but meant to be ample. What runs in f16 may have to run again in float32, so
+# its activations count as float32's.
 ACTIVATIONS = {"ort": 1.15, "openvino": 1.10, "openvino bf16": 0.55, "torch": 1.6, "torch bf16": 1.6, "torch f16": 1.6,
                "trt": 1.2, "trt bf16": 0.8, "trt f16": 1.2}  # fmt: skip
 CERTIFIED_ACTIVATIONS = {"ort": 2.60, "openvino": 1.25, "openvino bf16": 0.62, "torch": 2.6, "torch bf16": 2.6,

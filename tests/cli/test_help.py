@@ -12,7 +12,7 @@ from widefield.commands.loading import Lazy
 
 HEAVY = {"numpy", "rich", "torch", "zarr", "onnxruntime", "openvino", "imagecodecs", "safetensors", "diffusers", "onnx"}
 COMMANDS = [
-    "build", "decode", "doctor", "encode", "generate", "inspect", "plan", "export", "finalize", "serve",
+    "bench", "build", "decode", "doctor", "encode", "generate", "inspect", "plan", "export", "finalize", "serve",
     "upscale", "verify",
 ]  # fmt: skip
 

@@ -127,7 +127,7 @@ def keywords(asked: Mapping[str, Any]) -> dict[str, Any]:
 def draw_together(order: Order, asked: Mapping[str, Any], *, as_json: bool, quiet: bool) -> int | None:
     """Draw all of a picture with other processes; the exit status."""
     if asked["region"] is not None or asked["level"] is not None:
-        raise BadRequest("--cluster and a part of the picture; wanted all of it, or a part alone; leave one of them out")
+        raise BadRequest("--cluster and a part of the picture; wanted all of it, or a part alone; leave one out")
     order = replace(order, lease_seconds=asked["lease_seconds"], latents=asked["latents"])
     with _told():
         return together(order, asked["cluster"], as_json=as_json, quiet=quiet)

@@ -18,7 +18,10 @@ import click
 from widefield.errors import MissingBackend
 
 GROUP = "widefield.commands"
-BESIDE = {"export": "widefield_export.commands:export"}  # found without being installed, as in a source tree
+BESIDE = {  # found without being installed, as in a source tree
+    "export": "widefield_export.commands:export",
+    "bench": "widefield_bench.commands:bench",
+}
 
 
 @dataclass(frozen=True, slots=True)
