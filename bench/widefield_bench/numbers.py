@@ -106,8 +106,8 @@ def decode_about(folder: Path) -> str:
     return _prose(
         f"{about(rows[0]['about'])}; commits {commits}; {rows[0]['threads']} threads, whole runs in fresh processes, "
         "put together from several runs of `widefield bench`, most while other programs were halted (a time that they "
-        "disturbed is named so), its rows in `bench/results/bench.json`. Ours measures the summary and writes a JPEG pyramid; the "
-        "others only decode. dB: the least, from untiled."
+        "disturbed is named so), its rows in `bench/results/bench.json`. Ours measures the summary and writes "
+        "a JPEG pyramid; the others only decode. dB: the least, from untiled."
     )
 
 
