@@ -23,6 +23,7 @@ def close():
 closing = threading.Thread(target=close)
 closing.start()
 closing.join()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
