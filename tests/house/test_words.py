@@ -12,7 +12,7 @@ from house.places import ROOMS, ROOT, sources, tracked
 
 Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 # A path of one machine, written so that this file does not contain it.
-PLACES = re.compile(rb"/" rb"(?:work|root|home|Users)/[\w.]|\b(?!torch\b)[\w-]+\.library\b")
+PLACES = re.compile(rb"/" rb"(?:work|root|home|Users)/[\w.]|(?<![\w)\]])\." rb"library\b")
 TEXT = (".py", ".md", ".toml", ".txt", ".json", ".yml", ".cfg", "")
 
 
