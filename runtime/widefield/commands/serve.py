@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -93,11 +94,10 @@ def serve(target: str | None, bundle: Path | None, as_json: bool, quiet: bool, *
             click.echo("note: the viewer is not in this installation, tiles are; see docs/serving.md", err=True)
 
     _warn(address)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # how it ends, unless whoever started it has signals ignored
         run(gallery, address, ready)
-    except KeyboardInterrupt:  # how it ends
-        if not quiet:
-            click.echo("closed", err=True)
+    if not quiet:
+        click.echo("closed", err=True)
 
 
 def _check_installed() -> None:
