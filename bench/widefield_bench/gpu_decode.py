@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def time_theirs(run: Run, subject: Subject, sides_px: Sequence[int]) -> None:
                 break
             z = torch.randn(1, 4, side_px // 8, side_px // 8, device=run.device, dtype=torch.bfloat16)
             try:
-                seconds = _seconds(lambda z=z: vae.decode(z).sample, run.device)  # type: ignore[misc]
+                seconds = _seconds(partial(vae.decode, z), run.device)
             except torch.OutOfMemoryError:
                 run.add("decode", f"diffusers {who}", size_px=side_px, note="does not fit")
                 torch.cuda.empty_cache()

@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _convolutions(channels: int, n: int, threads: int, rng: np.random.Generator)
         engine = _graph_engine(backend, _convolution(weight, n), {"x": x.shape}, threads)
         if engine is not None:
             out = np.empty_like(x)
-            yield Part(name, backend, lambda e=engine, o=out: e.run({"x": x}, {"y": o}), flop, nbytes)  # type: ignore[misc]
+            yield Part(name, backend, partial(engine.run, {"x": x}, {"y": out}), flop, nbytes)
     given, kernel = torch.from_numpy(x), torch.from_numpy(weight)
 
     def eager() -> Any:

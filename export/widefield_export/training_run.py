@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from widefield.engine.available import processor
 from widefield.errors import BadRequest, WidefieldError
 
 COOL = 0.75
@@ -85,15 +86,6 @@ def update_ema(ema: Any, model: Any, decay: float) -> None:
     with torch.no_grad():
         for slow, fast in zip(ema.parameters(), model.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @contextmanager
@@ -183,7 +175,7 @@ class Run(ABC):
         card = {
             "commands": self.commands,
             "seed": self.options.seed,
-            "machine": {"cpu": cpu_model(), "device": self.options.device, "threads": self.options.threads},
+            "machine": {"cpu": processor(), "device": self.options.device, "threads": self.options.threads},
             "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")},
             "python": platform.python_version(),
             "wall_s": round(self.seconds),

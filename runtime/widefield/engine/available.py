@@ -8,6 +8,7 @@ import importlib.util
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from widefield.errors import MissingBackend, WidefieldError
@@ -130,13 +131,14 @@ def _ort_gpu() -> str:
 
 def machine() -> dict[str, str]:
     """What the versions are of: Python, the system, the processor's name."""
-    return {"python": platform.python_version(), "system": platform.platform(terse=True), "processor": _processor()}
+    return {"python": platform.python_version(), "system": platform.platform(terse=True), "processor": processor()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, as far as the system tells."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 -- a file of the kernel's
-            found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        found = ""
+        lines = []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return found or platform.machine()

@@ -55,7 +55,7 @@ class _Builder:
         for step in self.file.steps:
             try:
                 self._add(step)
-            except (NotImplementedError, KeyError, TypeError, RuntimeError, IndexError) as cause:
+            except NotImplementedError as cause:
                 raise BadBundle(
                     f"{self.file.path}: engine torch cannot run {step.kind}, which makes {step.outputs[0]} "
                     f"({str(cause).splitlines()[0]}); take --engine ort"
@@ -68,7 +68,9 @@ class _Builder:
         if step.kind == "Shape":
             self.known[step.outputs[0]] = self._shape(step)
             return
-        operation = OPERATIONS[step.kind]
+        operation = OPERATIONS.get(step.kind)
+        if operation is None:
+            raise NotImplementedError("no rule for it")
         users = self.users.get(step.outputs[0], [])
         half = self.half is not None and runs_in_half(step, users, [self._in_half(name) for name in step.inputs])
         given = [self._given(step, operation, at, half=half) for at in range(len(step.inputs))]
