@@ -76,11 +76,10 @@ def compiled_form(kernels: Sequence[CompiledKernel]) -> Callable[[Launch], None]
     """Launch the compiled kernel that fits, on torch's current stream, in place of the Triton one."""
 
     def act(launch: Launch) -> None:
-        import cupy
         import torch
 
         kernel, values = choose(kernels, launch)
-        kernel(**values, stream=cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream))
+        kernel(**values, stream=torch.cuda.current_stream().cuda_stream)
 
     return act
 

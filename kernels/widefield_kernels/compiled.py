@@ -1,18 +1,17 @@
-"""Launch a compiled kernel on CuPy arrays: neither torch nor triton, on the caller's stream, no memory taken.
+"""Launch a compiled kernel: neither torch nor triton nor CuPy, on the caller's stream, no memory taken.
 
-    kernel = load("norm.apply.nhwc.bf16")                       for the current device; loads the code now
+    kernel = load("norm.apply.nhwc.bf16")                       for the first GPU; loads the code now
     kernel(x, scale, shift, residual, out, channels=128, ..., stream=stream)
 
-Arguments are the kernel's own, as the manifest lists them: arrays, or addresses, for pointers; Python numbers for the
-rest. A launch is the code's parameters in their order and sizes, then the hidden pointers, which are zero; the grid
-follows from the manifest's rule; a block is 32 threads a warp. Shapes and strides are the caller's business, as in the
-kernel's file: what is checked here is what the code would read as something else (types, sizes, promised multiples).
+Arguments are the kernel's own, as the manifest lists them: CuPy's arrays, or addresses, for pointers; Python numbers
+for the rest. A launch is the code's parameters in their order and sizes, then the hidden pointers, which are zero; the
+grid follows from the manifest's rule; a block is 32 threads a warp. Shapes and strides are the caller's business, as in
+the kernel's file: checked here is what the code would read as something else (types, sizes, promised multiples).
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from widefield_kernels.driver import Device, Function, find_device
 from widefield_kernels.manifest import BUILD, COMPILED, Entry, KernelFault, read_manifest, source_hash
 
 # Of a launch argument, by its Triton type.
@@ -36,7 +36,6 @@ ELEMENTS = {
     "i8": ("int8",), "u8": ("uint8", "bool"), "i1": ("bool", "uint8"), "i32": ("int32",), "u32": ("uint32",),
     "i64": ("int64",), "u64": ("uint64",),
 }  # fmt: skip
-SHARED_WITHOUT_ASKING = 48 << 10  # bytes of shared memory that any kernel may have; more has to be asked for
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
 
@@ -45,22 +44,24 @@ class CompiledKernel:
     """Code that is loaded on one device, and how to launch it there."""
 
     entry: Entry
-    function: Any  # cupy.RawKernel
+    function: Function | None  # None where there is no GPU to load it on, and nothing will be launched
     grid: tuple[CodeType, CodeType, CodeType]
 
     def __call__(self, *arguments: Any, stream: Any = None, **named: Any) -> None:
-        """Launch on `stream`, or on CuPy's current one. Returns at once; an empty grid launches nothing."""
+        """Launch on `stream`: CuPy's, or a handle; None is the default stream. Returns at once.
+
+        An empty grid launches nothing. KernelFault for what the code would misread, and for what the driver refuses.
+        """
         values = bind(self.entry, arguments, named)
         parameters = pack(self.entry, values)
         blocks = self.blocks(values)
-        if 0 in blocks:  # CuPy would launch one block
+        if 0 in blocks:  # which the driver refuses
             return
+        if self.function is None:
+            raise KernelFault(f"{self.entry.name} is not loaded on any GPU; wanted one; load it by its name")
+        handle = int(getattr(stream, "ptr", stream or 0))
         threads = (32 * self.entry.num_warps, 1, 1)
-        if stream is None:
-            self.function(blocks, threads, parameters, shared_mem=self.entry.shared_nbytes)
-            return
-        with stream:
-            self.function(blocks, threads, parameters, shared_mem=self.entry.shared_nbytes)
+        self.function(blocks, threads, parameters, shared_nbytes=self.entry.shared_nbytes, stream=handle)
 
     def blocks(self, values: Mapping[str, Any]) -> tuple[int, int, int]:
         """The grid, from the arguments and constants. KernelFault where it is larger than a GPU takes."""
@@ -71,25 +72,16 @@ class CompiledKernel:
         return x, y, z
 
 
-def load(name: str, device: int | None = None, *, folder: Path = COMPILED) -> CompiledKernel:
-    """The kernel of that name on a device, the current one by default, which has to be current when it is launched.
+def load(name: str, device: Device | int = 0, *, folder: Path = COMPILED) -> CompiledKernel:
+    """The kernel of that name on a device.
 
-    KernelFault where cupy or the kernel is missing, there is no code for the GPU, or it is of other sources.
+    KernelFault where the driver, the GPU or the kernel is missing, there is no code for it, or it is of other sources.
     """
-    try:
-        cupy = importlib.import_module("cupy")
-    except ModuleNotFoundError as cause:
-        if cause.name != "cupy":
-            raise
-        raise KernelFault(f"kernel {name} needs cupy; pip install 'widefield[gpu]'") from cause
-    gpu = cupy.cuda.Device(device)
-    entry = choose(name, int(gpu.compute_capability), folder)
-    grid = tuple(grid_rule(rule) for rule in entry.grid)
-    with gpu:
-        function = cupy.RawModule(path=str(folder / entry.file)).get_function(entry.symbol)
-        if entry.shared_nbytes > SHARED_WITHOUT_ASKING:
-            function.max_dynamic_shared_size_bytes = entry.shared_nbytes
-    return CompiledKernel(entry, function, (grid[0], grid[1], grid[2]))
+    gpu = device if isinstance(device, Device) else find_device(device)
+    entry = choose(name, gpu.capability, folder)
+    x, y, z = (grid_rule(rule) for rule in entry.grid)
+    code = (folder / entry.file).read_bytes()
+    return CompiledKernel(entry, gpu.load(code, entry.symbol, shared_nbytes=entry.shared_nbytes), (x, y, z))
 
 
 def choose(name: str, capability: int, folder: Path = COMPILED) -> Entry:

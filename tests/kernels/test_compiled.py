@@ -1,15 +1,16 @@
-"""Launching compiled kernels, on a CuPy that only writes down what it is told."""
+"""Launching compiled kernels: what is refused, what is chosen, what a launch comes to, on a fake libcuda."""
 
 from __future__ import annotations
 
+import shutil
 import struct
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kernels.fake_driver import FakeDriver
 from widefield_kernels import compiled
 from widefield_kernels.manifest import Entry, KernelFault, Manifest, source_hash
 
@@ -30,66 +31,22 @@ class FakeArray:
         self.dtype = np.dtype(dtype)
 
 
-class FakeKernel:
-    """As much of cupy.RawKernel."""
-
-    def __init__(self, log: list, path: str, symbol: str) -> None:
-        self.__dict__.update(log=log, path=path, symbol=symbol)
-
-    def __setattr__(self, name: str, value: int) -> None:
-        self.log.append(("attribute", name, value))
-
-    def __call__(self, grid, block, arguments, *, shared_mem=0) -> None:
-        self.log.append(("launch", grid, block, b"".join(a.tobytes() for a in arguments), shared_mem))
-
-
-class FakeCuPy:
-    """As much of cupy, for a GPU of one capability. Whatever else is asked of it is an error."""
-
-    def __init__(self, capability: str) -> None:
-        self.log: list = []
-        self.cuda = SimpleNamespace(Device=lambda number=None: self._scope("device", number, capability))
-
-    def RawModule(self, *, path: str) -> SimpleNamespace:
-        self.log.append(("module", path.rpartition("/")[2]))
-        return SimpleNamespace(get_function=lambda symbol: FakeKernel(self.log, path, symbol))
-
-    def Stream(self) -> SimpleNamespace:
-        return self._scope("stream", 7, "")
-
-    def _scope(self, kind: str, number: int | None, capability: str):
-        log = self.log
-
-        class Scope:
-            compute_capability = capability
-
-            def __enter__(self):
-                log.append((f"enter {kind}", number))
-
-            def __exit__(self, *_):
-                log.append((f"leave {kind}", number))
-
-        return Scope()
-
-
 @pytest.fixture
-def cupy(monkeypatch):
+def machine():
     """A function that puts a GPU of some capability into this machine."""
-
-    def put(capability: str) -> FakeCuPy:
-        fake = FakeCuPy(capability)
-        monkeypatch.setitem(sys.modules, "cupy", fake)
-        return fake
-
-    return put
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler, cc, for a fake libcuda")
+    return FakeDriver
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A function that writes a manifest of entries, and says where."""
+    """A function that writes a manifest of entries, with code for each, and says where."""
 
     def write(*entries: Entry):
         Manifest("3.9.0", entries).write(tmp_path)
+        for entry in entries:
+            (tmp_path / entry.file).write_bytes(b"\x7fELF toy")
         return tmp_path
 
     return write
@@ -139,51 +96,49 @@ def test_what_the_code_would_misread_is_refused(name, value, said):
     assert said in str(fault.value)
 
 
-def test_a_kernel_is_loaded_and_launched(cupy, folder):
-    fake = cupy("90")
-    kernel = compiled.load("toy.bf16", 3, folder=folder(ENTRY))
+def test_a_kernel_is_loaded_and_launched(machine, folder):
+    fake = machine(90, gpus=4)
+    fake.expect([8, 4, 4, 8, 8, 8], "toy_kernel")
+    kernel = compiled.load("toy.bf16", fake.device(3), folder=folder(ENTRY))
     kernel(FakeArray(0x1000, "uint16"), 100, scale=2.0, row=16)
-    parameters = struct.pack("<QifqQQ", 0x1000, 100, 2.0, 16, 0, 0)
-    assert fake.log == [
-        ("enter device", 3), ("module", "toy.cubin"), ("leave device", 3),
-        ("launch", (2, 200, 1), (256, 1, 1), parameters, 1024),
-    ]  # fmt: skip
+    (launch,) = fake.launches
+    assert (launch.grid, launch.block, launch.shared_nbytes) == ((2, 200, 1), (256, 1, 1), 1024)
+    assert b"".join(launch.parameters) == struct.pack("<QifqQQ", 0x1000, 100, 2.0, 16, 0, 0)
 
 
-def test_the_callers_stream_is_used(cupy, folder):
-    fake = cupy("90")
-    kernel = compiled.load("toy.bf16", folder=folder(ENTRY))
-    kernel(0x1000, 1, 2.0, 16, stream=fake.Stream())
-    assert [kind for kind, *_ in fake.log[-3:]] == ["enter stream", "launch", "leave stream"]
+@pytest.mark.parametrize(("stream", "handle"), [(SimpleNamespace(ptr=7), 7), (9, 9), (None, 0)])
+def test_the_callers_stream_is_used(machine, folder, stream, handle):
+    fake = machine()
+    kernel = compiled.load("toy.bf16", fake.device(), folder=folder(ENTRY))
+    kernel(0x1000, 1, 2.0, 16, stream=stream)
+    assert [launch.stream for launch in fake.launches] == [handle]
 
 
-def test_an_empty_grid_launches_nothing(cupy, folder):
-    fake = cupy("90")
-    compiled.load("toy.bf16", folder=folder(ENTRY))(0, 0, 1.0, 8)
-    assert not [line for line in fake.log if line[0] == "launch"]
+def test_an_empty_grid_launches_nothing(machine, folder):
+    fake = machine()
+    compiled.load("toy.bf16", fake.device(), folder=folder(ENTRY))(0, 0, 1.0, 8)
+    assert not fake.launches
 
 
-@pytest.mark.parametrize(("shared", "asked"), [(49152, []), (49153, [("max_dynamic_shared_size_bytes", 49153)])])
-def test_more_than_48_kb_of_shared_memory_is_asked_for(cupy, folder, shared, asked):
-    fake = cupy("90")
-    compiled.load("toy.bf16", folder=folder(replace(ENTRY, shared_nbytes=shared)))
-    assert [tuple(rest) for kind, *rest in fake.log if kind == "attribute"] == asked
+@pytest.mark.parametrize(("shared", "asked"), [(49152, []), (49153, ["8 = 49153"])])
+def test_more_than_48_kb_of_shared_memory_is_asked_for(machine, folder, shared, asked):
+    fake = machine()
+    compiled.load("toy.bf16", fake.device(), folder=folder(replace(ENTRY, shared_nbytes=shared)))
+    assert [told for name, told in fake.calls if name == "cuFuncSetAttribute"] == asked
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"), [((0, 1), {}), ((0, 1, 1.0, 8, 9), {}), ((0, 1), {"rows": 2, "scale": 1.0, "row": 8}),
                              ((0, 1, 1.0), {"column": 8})],
 )  # fmt: skip
-def test_arguments_are_each_given_once(cupy, folder, arguments, named):
-    cupy("90")
-    kernel = compiled.load("toy.bf16", folder=folder(ENTRY))
+def test_arguments_are_each_given_once(machine, folder, arguments, named):
+    kernel = compiled.load("toy.bf16", machine().device(), folder=folder(ENTRY))
     with pytest.raises(KernelFault, match="wanted x_ptr, rows, scale, row"):
         kernel(*arguments, **named)
 
 
-def test_a_grid_that_no_gpu_takes_is_refused(cupy, folder):
-    cupy("90")
-    kernel = compiled.load("toy.bf16", folder=folder(ENTRY))
+def test_a_grid_that_no_gpu_takes_is_refused(machine, folder):
+    kernel = compiled.load("toy.bf16", machine().device(), folder=folder(ENTRY))
     with pytest.raises(KernelFault, match=r"a grid of \(512, 65536, 1\)"):
         kernel(0, 32768, 1.0, 8)
 
@@ -241,10 +196,10 @@ def test_another_format_is_refused(tmp_path):
         compiled.choose("toy.bf16", 90, tmp_path)
 
 
-def test_without_cupy_the_extra_is_named(monkeypatch, folder):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(KernelFault, match=r"needs cupy; pip install 'widefield\[gpu\]'"):
-        compiled.load("toy.bf16", folder=folder(ENTRY))
+def test_what_is_not_loaded_is_not_launched():
+    x, y, z = (compiled.grid_rule(rule) for rule in ENTRY.grid)
+    with pytest.raises(KernelFault, match=r"toy\.bf16 is not loaded on any GPU"):
+        compiled.CompiledKernel(ENTRY, None, (x, y, z))(0, 1, 1.0, 8)
 
 
 def test_a_manifest_reads_as_it_was_written(folder):

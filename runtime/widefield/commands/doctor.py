@@ -68,16 +68,15 @@ def examine(*, measure: bool) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "driver": {"cuda": cuda, "gpus": list(driver.gpus), "why": driver.why},
         "engines": [verdict.as_dict() for verdict in found],
-        "kernels": _kernels(),
+        "kernels": _kernels(bool(driver.gpus)),
         "ceilings": _ceilings(any(v.works and v.device != "cpu" for v in found)) if measure else {},
     }
 
 
-def _kernels() -> dict[str, Any]:
-    """For which capabilities there are compiled kernels, and whether cupy, which launches them, is there."""
+def _kernels(launches: bool) -> dict[str, Any]:
+    """For which capabilities there are compiled kernels, and whether there is a GPU to launch them on."""
     from widefield_kernels.manifest import KernelFault, read_manifest
 
-    launches = importlib.util.find_spec("cupy") is not None
     try:
         manifest = read_manifest()
     except KernelFault as fault:
