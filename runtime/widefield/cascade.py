@@ -29,6 +29,7 @@ from widefield.engine import EngineOptions
 from widefield.engine.heap import trim_heap
 from widefield.errors import BadRequest
 from widefield.fields import Coded, Noise, Noised, Resized
+from widefield.geometry import Region
 from widefield.levels import Level
 from widefield.memo import Memo
 from widefield.parts import WindowGraph, load_schedule
@@ -37,7 +38,7 @@ from widefield.schedule import Schedule
 from widefield.summary import Summary, load_summary
 from widefield.sweep import SweepOptions, measure
 from widefield.tiles import Source
-from widefield.windowed import Phase, Windowed
+from widefield.windowed import Phase, Windowed, around
 from widefield_kernels.noise import Draw
 from widefield_kernels.windows import WindowGrid
 
@@ -50,13 +51,14 @@ NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened:
 
 @dataclass(frozen=True, slots=True)
 class CascadeOptions:
-    """`tile` is what the autoencoder computes at a time, in cells; `stride` how far windows are apart. `seed` is the
-    picture's. Measured summaries are kept in the folder `summaries`, where one is named; measuring one may hold
-    `held_nbytes` in memory."""
+    """`tile` and `encoder_tile` are what decoder and encoder compute at a time, in cells; `stride` how far windows are
+    apart. `seed` is the picture's. Measured summaries are kept in the folder `summaries`, where one is named; measuring
+    one may hold `held_nbytes` in memory."""
 
     seed: int = 0
     sampler: str | None = None
     tile: tuple[int, int] = (32, 32)
+    encoder_tile: tuple[int, int] = (32, 32)
     stride: tuple[int, int] | None = None
     batch: int = 1
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -79,8 +81,9 @@ def measured_level(levels: Sequence[Level]) -> int:
 class Cascade:
     """The fields of one picture. Reads are safe from several threads; `close` gives the engines back.
 
-    `guide` is called when something is first denoised. `ground` is what level 0 shows, where it is not drawn but given:
-    pixels in [-1, 1]. `stored` are levels' latents that were made before.
+    `guide` is called when something is first denoised, or `denoiser`, which the caller closes. `ground` is what
+    level 0 shows, where it is not drawn but given: pixels in [-1, 1]. `stored` are levels' latents that were made
+    before.
 
     For level k: `latents[k]`, `pixels[k]`, and `encoded[k]`, the level below enlarged and encoded. None for the latents
     of a `ground`, and for what level 0 was encoded from.
@@ -97,9 +100,10 @@ class Cascade:
         *,
         ground: Source | None = None,
         stored: Mapping[int, Source] | None = None,
+        denoiser: Callable[[], Denoiser] | None = None,
     ) -> None:
         self.bundle, self.window, self.levels = bundle, window, tuple(levels)
-        self.memo, self.options, self._guide = memo, options, guide
+        self.memo, self.options, self._guide, self._lent = memo, options, guide, denoiser
         self._summaries: dict[tuple[str, int], Summary] = {}
         self._engines: dict[Hashable, CoderEngines] = {}
         self._locks = {(name, level.index): threading.Lock() for name in ("decoder", "encoder") for level in levels}
@@ -133,6 +137,8 @@ class Cascade:
 
     def denoiser(self) -> Denoiser:
         """The denoiser, which is told of the prompt now."""
+        if self._lent is not None:
+            return self._lent()
         with self._opening:
             if self._denoiser is None:
                 options = self.options
@@ -158,6 +164,19 @@ class Cascade:
             first += len(run.steps)
         return latents
 
+    def prepare(self, index: int, region: Region) -> None:
+        """Encode all that a region of a level's latents is made of, where there is room to keep it.
+
+        A region is denoised in blocks, each of which needs few tiles of the encoder: too few for all workers.
+        """
+        field = self.latents[index]
+        while isinstance(field, Windowed):
+            region, field = around(field.windows(region)), field.parent
+        if isinstance(field, Noised) and isinstance(field.clean, Coded):
+            tiles = list(field.clean.tiles(region))
+            if 2 * len(tiles) * field.clean.tile_nbytes <= self.memo.limit_nbytes:
+                field.clean.make(tiles)
+
     def grid(self, level: Level) -> WindowGrid:
         """Where a level's windows lie in its first phase."""
         window = self.window.rows, self.window.columns
@@ -181,7 +200,8 @@ class Cascade:
     def _coded(
         self, name: Hashable, component: Component, source: Source, shape: tuple[int, int, int], level: Level
     ) -> Coded:
-        tile = min(self.options.tile[0], level.height), min(self.options.tile[1], level.width)
+        rows, columns = self.options.encoder_tile if component.name == "encoder" else self.options.tile
+        tile = min(rows, level.height), min(columns, level.width)
 
         def opened() -> TileCoder:
             summary = self.summary(component.name, level.index)

@@ -10,7 +10,7 @@ Source   Ho & Salimans, Classifier-free diffusion guidance, 2022.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from widefield.bundle import Bundle
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.errors import BadRequest
-from widefield.parts import WindowGraph
+from widefield.parts import BATCH, WindowGraph
 from widefield.prompt import Conditioning
 from widefield.reading import Threads
 from widefield.schedule import guided
@@ -38,7 +38,7 @@ class Guide:
 class Denoiser:
     """One window shape at `batch` windows a call of the engine, of which `options.workers` run side by side.
 
-    The engine opens on the first call, and one for single windows when a few are left over; safe from several threads.
+    The engine opens on the first call. Safe from several threads.
     """
 
     def __init__(self, bundle: Bundle, window: WindowGraph, guide: Guide, batch: int, options: EngineOptions) -> None:
@@ -47,43 +47,57 @@ class Denoiser:
             raise BadRequest(f"{bundle.name} has no denoiser; it decodes and encodes only; export a whole checkpoint")
         self.bundle, self.part, self.window, self.guide = bundle, part, window, guide
         self.batch, self.options = batch, options
-        self.windows = batch * options.workers  # worth asking for at once
         self.calls = 0
-        self._threads = Threads(options.workers, "denoiser")
+        self.threads = Threads(options.workers, "windows")  # for who has several batches of windows
+        self._callers = Threads(options.workers, "denoiser")
         self._turns = threading.BoundedSemaphore(options.workers)
-        self._shapes = part.shapes(window, 1)
+        self._shapes = part.shapes(window, batch)
         self._free = defaults.guidance_kind == "free"
         prompts = (guide.positive, guide.negative) if self._free else (guide.positive,)
         self._told = [self._conditions(prompt) for prompt in prompts]
-        self._engines: dict[int, Engine] = {}
+        self._mixed: dict[tuple[int, ...], dict[str, Array]] = {}
+        self._engine: Engine | None = None
         self._lock = threading.Lock()
 
     def __call__(self, x: Array, timestep: float, input_scale: float = 1.0, guidance: float = 1.0) -> Array:
-        """m for any number of windows."""
+        """m for any number of windows. With free guidance a window is two rows of a batch, one for each prompt."""
         same = {"timestep": timestep, "guidance": guidance}
         feeds = {name: np.full(shape, same[name], np.float32) for name, shape in self._shapes.items() if name in same}
-        parts = list(_batches(len(x), self.batch))
         scaled = x if input_scale == 1.0 else x * np.float32(input_scale)
         free = self._free and guidance != 1.0
-        told = [{**feeds, **conditions} for conditions in (self._told if free else self._told[:1])]
-        tasks = [(scaled[some], size, feeds) for feeds in told for some, size in parts]
-        found = np.concatenate(list(self._threads.map(lambda task: self._call(*task), tasks)))
+        rows, prompts = (np.concatenate([scaled, scaled]), [0, 1]) if free else (scaled, [0])
+        told = np.repeat(prompts, len(x))
+        starts = range(0, len(rows), self.batch)
+        calls = [(rows[start : start + self.batch], told[start : start + self.batch], feeds) for start in starts]
+        found = np.concatenate(list(self._callers.map(lambda call: self._call(*call), calls)))
         return guided(found[: len(x)], found[len(x) :], guidance) if free else found
 
-    def _call(self, x: Array, size: int, feeds: Mapping[str, Array]) -> Array:
-        """Up to `size` windows, which an engine takes; fewer are filled up and cut again."""
-        latent = x if len(x) == size else np.concatenate([x, np.repeat(x[-1:], size - len(x), 0)])
-        shapes = self.part.shapes(self.window, size)
-        given = {name: np.array(np.broadcast_to(value, shapes[name]), order="C") for name, value in feeds.items()}
-        out = np.empty(shapes["latent"], np.float32)
-        engine = self._opened(size)
+    def _call(self, x: Array, told: NDArray[np.intp], feeds: Mapping[str, Array]) -> Array:
+        """Up to a batch of rows, and which prompt each is told; the batch is filled up with the last one."""
+        count = len(x)
+        if count < self.batch:
+            more = self.batch - count
+            x, told = np.concatenate([x, x[-1:].repeat(more, 0)]), np.concatenate([told, told[-1:].repeat(more)])
+        out = np.empty(self._shapes["latent"], np.float32)
+        given = {"latent": np.ascontiguousarray(x), **feeds, **self._conditions_of(tuple(told.tolist()))}
         with self._turns:
-            engine.run({"latent": np.ascontiguousarray(latent), **given}, {self.part.output: out})
+            self._opened().run(given, {self.part.output: out})
             self.calls += 1
-        return out[: len(x)]
+        return out[:count]
+
+    def _conditions_of(self, told: tuple[int, ...]) -> dict[str, Array]:
+        """What a batch's rows are told. An input without an axis for the batch says nothing of a prompt."""
+        if told not in self._mixed:
+            of = [self._told[prompt] for prompt in told]
+            per_row = {name for name, axes in self.part.inputs.items() if axes[:1] == (BATCH,)}
+            self._mixed[told] = {
+                name: np.concatenate([row[name] for row in of]) if name in per_row else value
+                for name, value in of[0].items()
+            }
+        return self._mixed[told]
 
     def _conditions(self, of: Conditioning) -> dict[str, Array]:
-        """What a prompt and the window determine, as the engine takes it."""
+        """What a prompt and the window determine, as the engine takes it for one window."""
         side = self.bundle.scale
         height, width = self.window.rows * side, self.window.columns * side
         values: dict[str, Array | None] = {
@@ -92,7 +106,7 @@ class Denoiser:
             "position": np.array(self.window.place or (0, 0), np.float32),
         }  # fmt: skip
         told = {}
-        for name, shape in self._shapes.items():
+        for name, shape in self.part.shapes(self.window, 1).items():
             if name in ("latent", "timestep", "guidance"):
                 continue
             value = values.get(name)
@@ -101,30 +115,18 @@ class Denoiser:
             told[name] = np.array(np.broadcast_to(value, shape), np.float32, order="C")
         return told
 
-    def _opened(self, size: int) -> Engine:
+    def _opened(self) -> Engine:
         with self._lock:
-            if size not in self._engines:
-                shapes = self.part.shapes(self.window, size)
+            if self._engine is None:
                 options = replace(self.options, keeps=True)
-                self._engines[size] = open_engine(self.bundle.file(self.window.file), shapes, {}, options)
-            return self._engines[size]
+                self._engine = open_engine(self.bundle.file(self.window.file), self._shapes, {}, options)
+            return self._engine
 
     def close(self) -> None:
-        """Give the engine back; calling it twice is harmless."""
+        """Give the engine back; calling it twice is harmless, and so is another call of the denoiser."""
         with self._lock:
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
-        self._threads.close()
-
-
-def _batches(count: int, batch: int) -> Iterator[tuple[slice, int]]:
-    """(which windows, how many the engine takes): whole batches; of the rest, one that is filled up if it is mostly
-    full, else single windows."""
-    whole = count // batch * batch
-    if 2 * (count - whole) > batch:
-        whole += batch
-    for start in range(0, whole, batch):
-        yield slice(start, start + batch), batch
-    for start in range(whole, count):
-        yield slice(start, start + 1), 1
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+        self.threads.close()
+        self._callers.close()

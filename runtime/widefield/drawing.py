@@ -7,15 +7,18 @@ FOLDER/DIGEST/level-K.decoder.safetensors  summaries that were measured on the w
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from widefield.cascade import Cascade
+from widefield.cascade import Cascade, CascadeOptions
+from widefield.denoise import Denoiser
+from widefield.draw_plan import DrawPlan
 from widefield.engine import EngineOptions
+from widefield.engine.heap import trim_heap
 from widefield.errors import WidefieldError
 from widefield.generation import Generation
 from widefield.geometry import Region
@@ -31,15 +34,15 @@ Talk = Callable[[str, int, int], None]
 
 
 class Drawing:
-    """The levels of a picture on disk, in `folder`. `memo_nbytes` is what may be kept of a level while it is made,
-    `held_nbytes` what measuring a summary may hold."""
+    """The levels of a picture on disk, in `folder`. Without a plan, nothing is kept of a level while it is made."""
 
     def __init__(
-        self, generation: Generation, folder: Path, engine: EngineOptions, memo_nbytes: int = 0, held_nbytes: int = 0
+        self, generation: Generation, folder: Path, engine: EngineOptions, plan: DrawPlan | None = None
     ) -> None:
-        self.generation, self.folder = generation, folder
-        self.engine, self.memo_nbytes, self.held_nbytes = engine, memo_nbytes, held_nbytes
-        self._guide = cache(lambda: generation.guide(engine))
+        self.generation, self.folder, self.engine = generation, folder, engine
+        self.plan = plan or DrawPlan((), 0, 0, CascadeOptions().encoder_tile, 0)
+        self._denoiser: Denoiser | None = None
+        self._opening = threading.Lock()
 
     def store(self, level: Level, *, overwrite: bool = False) -> LevelStore:
         """A level's latents, made or found."""
@@ -56,6 +59,11 @@ class Drawing:
         with explained(self.folder):
             self.folder.mkdir(exist_ok=True)
         stored: dict[int, Source] = {}
+        with closing(self):
+            self._draw(stored, talk, overwrite=overwrite)
+        return stored
+
+    def _draw(self, stored: dict[int, Source], talk: Talk | None, *, overwrite: bool) -> None:
         for level in self.generation.levels:
             if level.index == 0 and self.generation.ground is not None:
                 continue
@@ -64,7 +72,6 @@ class Drawing:
             if missing:
                 self._make(level, store, missing, stored, talk)
             stored[level.index] = store.source()
-        return stored
 
     def _make(
         self,
@@ -93,6 +100,7 @@ class Drawing:
 
             def make(shard: Region) -> None:
                 with watched(Watch()):
+                    cascade.prepare(level.index, shard)
                     values = latents.read(shard)
                 if not np.isfinite(values).all():
                     raise WidefieldError(
@@ -114,8 +122,25 @@ class Drawing:
         summaries = self.summaries if summaries is None else summaries
         with explained(self.folder):
             summaries.mkdir(exist_ok=True)
-        options = self.generation.cascade_options(self.engine, summaries=summaries, held_nbytes=self.held_nbytes)
-        return self.generation.cascade(Memo(self.memo_nbytes), options, stored, self._guide)
+        plan = self.plan
+        options = self.generation.cascade_options(
+            self.engine, summaries=summaries, held_nbytes=plan.held_nbytes, encoder_tile=plan.encoder_tile
+        )
+        return self.generation.cascade(Memo(plan.memo_nbytes), options, stored, self.denoiser)
+
+    def denoiser(self) -> Denoiser:
+        """The one of all levels."""
+        with self._opening:
+            if self._denoiser is None:
+                self._denoiser = self.generation.denoiser(self.engine)
+            return self._denoiser
+
+    def close(self) -> None:
+        """Give the denoiser back; drawing more opens it again."""
+        if self._denoiser is not None:
+            self._denoiser.close()
+            self._denoiser = None
+            trim_heap()
 
     def inherited_summary(self, stored: Mapping[int, Source]) -> Summary:
         """What the last level's decoder goes by."""

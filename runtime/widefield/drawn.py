@@ -185,7 +185,7 @@ class DrawnJob(DecodeJob):
         """Its levels, to be made within the budget."""
         engine = options.engine_options(workers=options.side_by_side)
         plan = plan_drawing(self.generation, options, lazily=False)
-        return Drawing(self.generation, self.folder, engine, plan.memo_nbytes, plan.held_nbytes)
+        return Drawing(self.generation, self.folder, engine, plan)
 
     def plan(self, options: RunOptions) -> Plan:
         """Of decoding. OverBudget, with what is enough for both, where drawing or decoding does not fit."""

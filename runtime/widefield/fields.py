@@ -9,7 +9,7 @@ Coded       what a decoder or an encoder makes of another field, tile by tile
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +25,7 @@ from widefield.tiles import Source
 from widefield_kernels.noise import Draw, normal_reference
 
 Array = NDArray[np.float32]
+MOST_PHASES = 16  # different weights of a Resized, up to which each has a pass of its own
 
 
 class Noise(Field):
@@ -73,30 +74,23 @@ class Resized(Field):
     def needs(self, region: Region) -> Region:
         """What of the parent a region is made from."""
         (y0, y1), (x0, x1) = (
-            (int(np.min(taps)), int(np.max(taps)) + 1)
-            for taps in (
-                _taps(region.y0, region.y1, self.down, self.parent.height)[0],
-                _taps(region.x0, region.x1, self.across, self.parent.width)[0],
+            (min(max(int(taps[0, 0]), 0), of - 1), min(max(int(taps[-1, 3]), 0), of - 1) + 1)
+            for taps, of in (
+                (_taps(region.y0, region.y1, self.down)[0], self.parent.height),
+                (_taps(region.x0, region.x1, self.across)[0], self.parent.width),
             )
         )
         return Region(y0, x0, y1, x1)
 
     def _fill(self, out: Array, region: Region) -> None:
-        ys, down = _taps(region.y0, region.y1, self.down, self.parent.height)
-        xs, across = _taps(region.x0, region.x1, self.across, self.parent.width)
         part = self.needs(region)
         found = np.clip(self.parent.read(part), -1.0, 1.0)
-        rows = np.zeros((self.channels, region.height, part.width), np.float32)
-        out[...] = 0
-        for k in range(4):
-            rows += found[:, ys[:, k] - part.y0] * down[:, k, None]
-        for k in range(4):
-            out += rows[:, :, xs[:, k] - part.x0] * across[:, k]
-        np.clip(out, -1.0, 1.0, out=out)
+        rows = _along(1, found, part.y0, region.y0, region.y1, self.down)
+        np.clip(_along(2, rows, part.x0, region.x0, region.x1, self.across), -1.0, 1.0, out=out)
 
 
-def _taps(start: int, stop: int, ratio: Fraction, of: int) -> tuple[NDArray[np.int64], Array]:
-    """(which four pixels of a line of `of`, their weights) for pixels start..stop of one enlarged; (n, 4) each."""
+def _taps(start: int, stop: int, ratio: Fraction) -> tuple[NDArray[np.int64], Array]:
+    """(which four pixels of an endless line, their weights) for pixels start..stop of it enlarged; (n, 4) each."""
     size, part = ratio.numerator, ratio.denominator
     twice = (2 * np.arange(start, stop, dtype=np.int64) + 1) * part - size  # 2 size times the position, in integers
     first, rest = np.divmod(twice, 2 * size)
@@ -104,7 +98,34 @@ def _taps(start: int, stop: int, ratio: Fraction, of: int) -> tuple[NDArray[np.i
     d = np.abs(t - np.arange(-1, 3))
     near, far = (1.5 * d - 2.5) * d * d + 1.0, ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0
     weights = np.where(d <= 1.0, near, np.where(d < 2.0, far, 0.0))
-    return np.clip(first[:, None] + np.arange(-1, 3), 0, of - 1), weights.astype(np.float32)
+    return first[:, None] + np.arange(-1, 3), weights.astype(np.float32)
+
+
+def _along(axis: int, values: Array, origin: int, start: int, stop: int, ratio: Fraction) -> Array:
+    """Pixels start..stop of an axis enlarged; `values` begin at its pixel `origin`, and go on as their first and last.
+
+    Weights come round after `ratio.numerator` pixels: where these are few, pixels of the same weights are a slice.
+    """
+    taps, weights = _taps(start, stop, ratio)
+    taps -= origin
+    before, after = max(0, -int(taps[0, 0])), max(0, int(taps[-1, 3]) + 1 - values.shape[axis])
+    if before or after:
+        values = np.pad(values, [(before, after) if at == axis else (0, 0) for at in range(3)], mode="edge")
+        taps += before
+    around, count, turn, step = (slice(None),) * axis, stop - start, ratio.numerator, ratio.denominator
+    out = np.empty((*values.shape[:axis], count, *values.shape[axis + 1 :]), np.float32)
+    for phase in range(min(turn, count) if turn <= MOST_PHASES else 1):
+        some = slice(phase, None, turn) if turn <= MOST_PHASES else slice(None)
+        whose, weight = taps[some], weights[some]
+        total: Array | None = None
+        for k in range(4):
+            if turn <= MOST_PHASES:
+                term = values[*around, slice(int(whose[0, k]), int(whose[-1, k]) + 1, step)] * weight[0, k]
+            else:
+                term = values.take(whose[:, k], axis) * weight[:, k].reshape(-1, *(1,) * (2 - axis))
+            total = term if total is None else np.add(total, term, out=total)
+        out[*around, some] = total
+    return out
 
 
 class Coded(Field):
@@ -148,9 +169,18 @@ class Coded(Field):
         """What of the parent a tile is made from."""
         return tile.grown(self.component.margin_cells).scaled(self.component.input_scale)
 
+    @property
+    def tile_nbytes(self) -> int:
+        """What a tile takes in the memo."""
+        return 4 * self.channels * self.tile[0] * self.tile[1] * self.scale**2
+
+    def make(self, tiles: Sequence[Region]) -> dict[Hashable, Array]:
+        """Tiles by (name, tile), side by side; the memo may keep them."""
+        return self.memo.fetch([(self.name, tile) for tile in tiles], self._make)
+
     def _fill(self, out: Array, region: Region) -> None:
         for tiles in batched(self.tiles(region), 2 * self._threads.number):
-            found = self.memo.fetch([(self.name, tile) for tile in tiles], self._make)
+            found = self.make(tiles)
             for tile in tiles:
                 place = tile.scaled(self.scale)
                 part = place.clipped(region)

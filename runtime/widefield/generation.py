@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from widefield.bundle import Bundle
 from widefield.cascade import Cascade, CascadeOptions, measured_level
-from widefield.denoise import Guide
+from widefield.denoise import Denoiser, Guide
 from widefield.encode import PictureSource
 from widefield.engine import EngineOptions
 from widefield.errors import BadRequest
@@ -162,18 +162,22 @@ class Generation:
                 warnings.warn(told, stacklevel=2)
         return Guide(positive, negative)
 
+    def denoiser(self, options: EngineOptions) -> Denoiser:
+        """One for all levels, which is told of the prompt now; the caller closes it."""
+        return Denoiser(self.bundle, self.window, self.guide(options), self.batch, options)
+
     def cascade(
         self,
         memo: Memo,
         options: CascadeOptions,
         stored: Mapping[int, Source] | None = None,
-        guide: Callable[[], Guide] | None = None,
+        denoiser: Callable[[], Denoiser] | None = None,
     ) -> Cascade:
-        """Its fields; the caller closes them. `stored` are levels' latents, `guide` the prompt, embedded before."""
+        """Its fields; the caller closes them. `stored` are levels' latents, `denoiser` gives one that he closes too."""
         ground = None if self.ground is None else PictureSource(self.ground, self.bundle.encoder.input_scale)
         return Cascade(
-            self.bundle, self.window, guide or (lambda: self.guide(options.engine)), self.levels, memo, options,
-            ground=ground, stored=stored,
+            self.bundle, self.window, lambda: self.guide(options.engine), self.levels, memo, options,
+            ground=ground, stored=stored, denoiser=denoiser,
         )  # fmt: skip
 
     def cascade_options(self, engine: EngineOptions, **more: Any) -> CascadeOptions:
@@ -194,7 +198,6 @@ class Generation:
             "window": [self.window.rows, self.window.columns],
             "stride": self.recipe.stride,
             "blend": "tent",
-            "tile": CascadeOptions().tile,
             "levels": [asdict(at) for at in levels],
             "ground": None if self.ground is None else self.ground.digest(),
             "engine": [resolved.backend, resolved.precision],

@@ -29,7 +29,13 @@ from widefield_kernels.noise import Draw, normal_reference
 from widefield_kernels.windows import Box, WindowGrid
 
 Array = NDArray[np.float32]
-BLOCK = 4  # strides: at most 5 x 5 windows where they overlap by less than half
+BLOCK_NBYTES = 6 << 20  # of windows that are needed at a time: as many as keep all workers busy to the end
+BLOCKS = 16, 8, 4  # strides a side: at most 17 x 17 windows where they overlap by less than half
+
+
+def block_strides(window_nbytes: int) -> int:
+    """How many strides a side a region is denoised in at a time: the most whose windows are few bytes."""
+    return next((n for n in BLOCKS if (n + 1) ** 2 * window_nbytes <= BLOCK_NBYTES), BLOCKS[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Phase:
 
 
 class Windowed(Field):
-    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of BLOCK strides."""
+    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of whole strides."""
 
     def __init__(
         self,
@@ -77,7 +83,8 @@ class Windowed(Field):
 
     def _blocks(self, region: Region) -> Iterator[Region]:
         """A region cut along a lattice of whole strides, so that few windows are needed at a time."""
-        high, wide = (BLOCK * side for side in self.grid.stride)
+        strides = block_strides(4 * self.channels * self.grid.window[0] * self.grid.window[1])
+        high, wide = (strides * side for side in self.grid.stride)
         for y in range(region.y0 // high * high, region.y1, high):
             for x in range(region.x0 // wide * wide, region.x1, wide):
                 yield Region(y, x, y + high, x + wide).clipped(region)
@@ -85,13 +92,17 @@ class Windowed(Field):
     def _make(self, keys: list[Hashable]) -> Iterable[tuple[Hashable, Array]]:
         denoiser = self._denoiser()
         boxes = [cast(tuple[Hashable, Box], key)[1] for key in keys]
-        around = _around(boxes)
-        parent = self.parent.read(around)  # at once, so that what it is made of is made side by side
-        for some in batched(list(zip(keys, boxes, strict=True)), denoiser.windows):
-            regions = [Region(*box).shifted(-around.y0, -around.x0) for _, box in some]
+        whole = around(boxes)
+        parent = self.parent.read(whole)  # at once, so that what it is made of is made side by side
+        batches = list(batched(zip(keys, boxes, strict=True), denoiser.batch))
+
+        def denoised(batch: Sequence[tuple[Hashable, Box]]) -> Array:
+            regions = [Region(*box).shifted(-whole.y0, -whole.x0) for _, box in batch]
             x = np.stack([parent[:, *region.slices] for region in regions])
-            made = self._denoised(denoiser, x, [box for _, box in some])
-            yield from zip([key for key, _ in some], made, strict=True)
+            return self._denoised(denoiser, x, [box for _, box in batch])
+
+        for batch, made in zip(batches, denoiser.threads.map(denoised, batches), strict=True):
+            yield from zip([key for key, _ in batch], made, strict=True)
 
     def _denoised(self, denoiser: Denoiser, x: Array, boxes: Sequence[Box]) -> Array:
         history: Array | None = None
@@ -108,7 +119,7 @@ class Windowed(Field):
         return x
 
 
-def _around(boxes: Sequence[Box]) -> Region:
+def around(boxes: Sequence[Box]) -> Region:
     """The smallest region with all of them in it."""
     y0, x0, y1, x1 = zip(*boxes, strict=True)
     return Region(min(y0), min(x0), max(y1), max(x1))

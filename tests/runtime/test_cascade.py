@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import widefield
-from pipelines import save_pipeline
-from widefield.cli import main
-from widefield.engine import EngineOptions
+from pipelines import make_pipeline
+from widefield.drawing import Drawing
+from widefield.engine import EngineOptions, open_engine
 from widefield.generation import DrawnLatents, Generation, Recipe
 from widefield.geometry import Region
 from widefield.memo import Memo
@@ -26,13 +26,11 @@ PROMPT = "the sea at dawn"
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(drawing_bundle):
     """(diffusers' pipeline, its bundle) with windows of 16 x 24 latents."""
-    folder = tmp_path_factory.mktemp("cascade")
-    pipeline = save_pipeline("SD1.5", folder / "checkpoint")
-    assert main(["export", str(folder / "checkpoint"), "-o", str(folder / "b.wf"), "--window", "16x24"]) == 0
+    pipeline = make_pipeline("SD1.5")
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, widefield.open(folder / "b.wf").bundle
+    return pipeline, widefield.open(drawing_bundle).bundle
 
 
 def generation(bundle, size_px, *, prompt=PROMPT, seed=7, **recipe):
@@ -106,6 +104,42 @@ def test_strength_zero_is_the_parent_enlarged_and_encoded(small):
     still = cascade(bundle, (130, 200), strength=0.0)
     region = Region(3, 5, 20, 30)
     np.testing.assert_array_equal(still.latents[-1].read(region), still.encoded[-1].read(region))
+
+
+def test_a_region_is_encoded_before_it_is_denoised_where_there_is_room(small):
+    _, bundle = small
+    size = 231, 333
+    ready = cascade(bundle, size)
+    region = Region(10, 0, 58, 40)
+    ready.prepare(2, region)
+    tiles = {key for key in ready.memo if key[0] == ("encoded", 2)}
+    ready.latents[2].read(region)
+    assert len(tiles) == 4 and {key for key in ready.memo if key[0] == ("encoded", 2)} == tiles
+    no_room = cascade(bundle, size, memo=Memo(8 * 4 * 32 * 32))
+    no_room.prepare(2, region)
+    assert no_room.memo.made == 0
+
+
+def test_a_drawing_opens_one_denoiser_for_all_levels(small, tmp_path, monkeypatch):
+    """Free guidance is two rows of a batch, and a batch that is not full is filled up: one engine does all."""
+    _, bundle = small
+    opened, ran = [], []
+
+    def counted(path, shapes, parameters, options):
+        opened.append((path.name, shapes["latent"]))
+        engine = open_engine(path, shapes, parameters, options)
+        run = engine.run
+        monkeypatch.setattr(engine, "run", lambda feeds, into: (ran.append(len(feeds["latent"])), run(feeds, into)))
+        return engine
+
+    monkeypatch.setattr("widefield.denoise.open_engine", counted)
+    made = generation(bundle, (150, 220))
+    drawing = Drawing(made, tmp_path / "levels", EngineOptions("ort", workers=2))
+    stored = drawing.draw()
+    assert [source.width for source in stored.values()] == [24, 28, 55]
+    window = bundle.parts.denoiser.window(*WINDOW)
+    assert opened == [(window.file, (made.batch, 4, *WINDOW))]
+    assert set(ran) == {made.batch}
 
 
 def test_drawn_latents_decode_like_any_others(small):

@@ -16,6 +16,7 @@ from widefield.denoise import Denoiser
 from widefield.fields import Noise, Noised, Resized
 from widefield.geometry import Region
 from widefield.memo import Memo
+from widefield.reading import Threads
 from widefield.schedule import Step
 from widefield.windowed import Phase, Windowed
 from widefield_kernels.noise import Draw, normal_reference
@@ -88,13 +89,14 @@ def test_enlarging_keeps_a_ramp_and_reads_no_more_than_it_needs():
 class Stand:
     """A denoiser that looks across its whole window: a window's place in the picture reaches every cell of it."""
 
-    windows = 3
+    batch = 3
 
     def __init__(self):
         self.calls = 0
+        self.threads = Threads(2, "windows")
 
     def __call__(self, x, timestep, input_scale, guidance):
-        assert 1 <= len(x) <= self.windows
+        assert 1 <= len(x) <= self.batch
         self.calls += 1
         return x * np.float32(0.3) + np.tanh(x.mean((2, 3), keepdims=True)) * np.float32(timestep)
 
