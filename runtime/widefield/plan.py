@@ -227,12 +227,12 @@ def _kinds(component: Component, tile: tuple[int, int], height: int, width: int,
 
 def choose_method(component: Component, height: int, width: int, asked: str) -> Method:
     """`auto` is exact where a picture has no room to sample, and up to EXACT_UP_TO_PX pixels unless attending to all
-    tokens would cost more than the convolutions."""
+    tokens would cost more than a quarter of the convolutions, which are computed twice then."""
     if asked == "exact" or not component.sites or min(height, width) < CELL:
         return "exact"
     scale = max(component.output_scale, component.input_scale)
     attention = sum(4 * height * width * site.scale**4 * site.width for site in component.attentions)  # a cell
-    dear = height * width * scale**2 > EXACT_UP_TO_PX or attention > component.flops_per_cell
+    dear = height * width * scale**2 > EXACT_UP_TO_PX or 4 * attention > component.flops_per_cell
     return "sampled" if asked == "sampled" or dear else "exact"
 
 
