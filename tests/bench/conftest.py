@@ -1,31 +1,7 @@
-"""A bundle of a tiny random autoencoder, the same in diffusers' form, and latents for both."""
-
-import warnings
+"""Latents for the bundle of a tiny random autoencoder and the same in diffusers' form."""
 
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """(bundle, diffusers folder): AutoencoderKL, 8 px a latent, 4 channels, norms and an attention."""
-    import torch
-    from diffusers import AutoencoderKL
-
-    from widefield_export.commands import build_bundle
-
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 8, 8), latent_channels=4, norm_num_groups=2, layers_per_block=1,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "bundle").mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        vae.eval().save_pretrained(folder / "diffusers")
-        build_bundle(vae, folder / "bundle", name="tiny", source={})
-    return folder / "bundle", folder / "diffusers"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A bundle of a tiny random autoencoder, latents for it, and processes to kill."""
 
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -10,24 +9,9 @@ from cli.runner import Children
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
+def bundle(tiny):
     """AutoencoderKL, 8 px a latent, 4 channels, norms and an attention."""
-    import torch
-    from diffusers import AutoencoderKL
-
-    from widefield_export.commands import build_bundle
-
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 8, 8), latent_channels=4, norm_num_groups=2, layers_per_block=1,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("bundles") / "tiny.wf"
-    folder.mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        build_bundle(vae.eval(), folder, name="tiny", source={})
-    return folder
+    return tiny[0]
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from widefield.model import EMBEDDED
 from widefield.summary import Summary
 from widefield.sweep import SweepOptions, measure
 from widefield.tiles import input_shapes
-from widefield_export.commands import build_bundle
 from widefield_export.families import Decoder
 
 HEIGHT, WIDTH = 41, 53
@@ -39,11 +38,8 @@ def arrays(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.nd
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, Bundle]:
-    vae = make(request.param)
-    folder = tmp_path_factory.mktemp("bundle")
-    build_bundle(vae, folder, name="small", source={})
-    return vae, open_bundle(folder)
+def family(request, rough) -> tuple[object, Bundle]:
+    return make(request.param), rough(request.param)
 
 
 def test_a_decode_is_diffusers_untiled_one(family, tmp_path: Path):

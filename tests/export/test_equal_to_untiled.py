@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from families import ROUGH, ArraySource, decode_floats, half_dark, make
-from widefield.bundle import Bundle, open_bundle
+from widefield.bundle import Bundle
 from widefield.engine import EngineOptions
 from widefield.sweep import SweepOptions, measure
-from widefield_export.commands import build_bundle
 from widefield_export.families import Decoder, Encoder
 
 HEIGHT, WIDTH = 37, 53
@@ -21,11 +20,8 @@ TILES = [(16, 16), (24, 24), (20, 31)]
 
 
 @pytest.fixture(scope="module", params=sorted(ROUGH))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, Bundle]:
-    vae = make(request.param)
-    folder = tmp_path_factory.mktemp("bundle")
-    build_bundle(vae, folder, name=request.param, source={})
-    return vae, open_bundle(folder)
+def exported(request: pytest.FixtureRequest, rough) -> tuple[object, Bundle]:
+    return make(request.param), rough(request.param)
 
 
 def reference(vae: object, direction: str, x: np.ndarray) -> np.ndarray:

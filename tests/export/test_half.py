@@ -25,6 +25,7 @@ from widefield_export.whole import pipeline_options
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' NumPy
 ORT = EngineOptions("ort")
+ADVICE = {"steps": 4, "guidance": 2.5, "strength": 0.4, "detail_steps": 3, "detail_guidance": 1.5, "growth": 4}
 
 
 @pytest.fixture(scope="module", params=["AutoencoderKL", "AutoencoderDC pixel shuffle"])
@@ -74,11 +75,18 @@ def test_an_autoencoders_weights_are_half_but_for_what_was_computed_of_them(twin
         assert not stored & set(readers)
 
 
+def advise(checkpoint, advice):
+    """Let a checkpoint say how it is best drawn with."""
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    (checkpoint / "model_index.json").write_text(json.dumps(index | {"_widefield": advice}))
+
+
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     """(bundle in half precision, bundle in float32 of the same checkpoint rounded before, its folder)."""
     folder = tmp_path_factory.mktemp("pipeline")
     save_pipeline("SD1.5", folder / "checkpoint")
+    advise(folder / "checkpoint", ADVICE)
     asked = {"windows": ["10x6"], "counts": (1, 4)}
     export_bundle(folder / "checkpoint", folder / "half.wf", asked={**asked, "weights": "float16"})
     rounded = shutil.copytree(folder / "checkpoint", folder / "rounded")
@@ -155,12 +163,9 @@ def test_precision_is_told_by_bytes():
 
 
 def test_a_checkpoint_may_advise(pipelines, tmp_path):
+    wanted = {"sampler": "dpmpp_2m", "guidance_kind": "free", **ADVICE}
+    assert [bundle.manifest["defaults"] for bundle in pipelines[:2]] == [wanted, wanted]
     checkpoint = shutil.copytree(pipelines[2], tmp_path / "checkpoint")
-    index = json.loads((checkpoint / "model_index.json").read_text())
-    advice = {"steps": 4, "guidance": 2.5, "strength": 0.4, "detail_steps": 3, "detail_guidance": 1.5, "growth": 4}
-    (checkpoint / "model_index.json").write_text(json.dumps(index | {"_widefield": advice}))
-    manifest = export_bundle(checkpoint, tmp_path / "out.wf", asked={"counts": (4,)})
-    assert manifest["defaults"] == {"sampler": "dpmpp_2m", "guidance_kind": "free", **advice}
-    (checkpoint / "model_index.json").write_text(json.dumps(index | {"_widefield": {"step": 4}}))
+    advise(checkpoint, {"step": 4})
     with pytest.raises(BadCheckpoint, match=r"_widefield of model_index\.json has step; wanted steps, guidance"):
         export_bundle(checkpoint, tmp_path / "no.wf", asked={"counts": (4,)})

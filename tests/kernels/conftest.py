@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from house.places import ROOT
+from made_once import alone
 from widefield_kernels.jit.interpreter import interpreted, repair
 from widefield_kernels.manifest import Manifest, read_manifest
 
@@ -45,7 +46,8 @@ def matrix_folder(pytestconfig, compiling) -> Path:
     folder = Path(pytestconfig.cache.mkdir("kernels"))
     command = [sys.executable, "-m", "widefield_kernels.jit.build", "-o", str(folder), "--table"]
     environment = compiling | {"PYTHONPATH": str(ROOT / "kernels")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    with alone(folder.with_name("kernels.lock")):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     return folder

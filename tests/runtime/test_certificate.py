@@ -22,10 +22,8 @@ HEIGHT, WIDTH = 70, 90
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("bundle")
-    build_bundle(make("AutoencoderKL"), folder, name="small", source={})
-    return open_bundle(folder)
+def bundle(rough) -> Bundle:
+    return rough("AutoencoderKL")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from families import ArraySource, decode_floats, half_dark, make
-from widefield.bundle import Bundle, open_bundle
+from widefield.bundle import Bundle
 from widefield.engine import EngineOptions
 from widefield.errors import BadRequest
 from widefield.geometry import Region
@@ -19,7 +19,6 @@ from widefield.model import Model
 from widefield.store import open_store
 from widefield.summary import load_summary
 from widefield.sweep import SweepOptions, measure
-from widefield_export.commands import build_bundle
 from widefield_kernels.epilogue import to_pixels_reference
 
 HEIGHT, WIDTH = 150, 181
@@ -27,15 +26,19 @@ ORT = EngineOptions("ort")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("bundle")
-    build_bundle(make("AutoencoderKL"), folder, name="small", source={})
-    return open_bundle(folder)
+def bundle(rough) -> Bundle:
+    return rough("AutoencoderKL")
 
 
 @pytest.fixture(scope="module")
 def latents() -> np.ndarray:
     return half_dark(4, HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def part(latents: np.ndarray) -> np.ndarray:
+    """Enough of them for several tiles of a sweep a side, dark and busy ones."""
+    return latents[:, :101, 40:137]
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +121,8 @@ def test_a_saved_picture_is_the_lazy_one_whoever_made_its_tiles(bundle, latents,
                 np.testing.assert_array_equal(store.read(0, row, column), first[y : y + 512, x : x + 512])
 
 
-def test_the_summary_depends_on_latents_seed_and_cells_alone(bundle, latents, tmp_path):
-    source = ArraySource(latents)
+def test_the_summary_depends_on_latents_seed_and_cells_alone(bundle, part, tmp_path):
+    source = ArraySource(part)
     plans = [
         SweepOptions(4, 1 << 28, tmp_path, ORT),
         SweepOptions(1, 0, tmp_path, ORT),  # everything held in files
@@ -154,8 +157,8 @@ def test_a_summary_of_another_bundle_is_refused(bundle, latents, summary_file):
         pixels(other, latents, summary_file)
 
 
-def test_statistics_do_not_depend_on_tile_size(bundle, latents, tmp_path, monkeypatch):
-    source = ArraySource(latents)
+def test_statistics_do_not_depend_on_tile_size(bundle, part, tmp_path, monkeypatch):
+    source = ArraySource(part)
     options = SweepOptions(2, 1 << 28, tmp_path, ORT)
     first = measure(bundle, bundle.decoder, source, "exact", options)
     monkeypatch.setattr("widefield.sampling.SWEEP_TILE", 50)
