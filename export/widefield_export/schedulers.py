@@ -117,8 +117,10 @@ def _prepared(scheduler: Any, count: int, arguments: Arguments | None) -> Any:
 
 
 def _started(ready: Any, index: int) -> Any:
-    """A copy that is about to take step `index` as its first."""
-    fresh = copy.deepcopy(ready)
+    """A copy that is about to take step `index` as its first. Its lists, in which a history is kept, are its own;
+    tables and timesteps, which no step writes to, are shared."""
+    fresh = copy.copy(ready)
+    vars(fresh).update({key: value.copy() for key, value in vars(ready).items() if isinstance(value, list)})
     if hasattr(fresh, "set_begin_index"):
         fresh.set_begin_index(index)
     return fresh
