@@ -83,8 +83,12 @@ class LevelStore:
             y, x = row * SHARD, column * SHARD
             yield Region(y, x, y + SHARD, x + SHARD).clipped(Region(0, 0, height, width))
 
+    def file(self, shard: Region) -> Path:
+        """Where a shard is, or will be."""
+        return self.path / "c" / "0" / str(shard.y0 // SHARD) / str(shard.x0 // SHARD)
+
     def has(self, shard: Region) -> bool:
-        return (self.path / "c" / "0" / str(shard.y0 // SHARD) / str(shard.x0 // SHARD)).is_file()
+        return self.file(shard).is_file()
 
     def missing(self) -> list[Region]:
         """Shards that are still to be made."""

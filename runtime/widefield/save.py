@@ -16,8 +16,9 @@ import numpy as np
 from widefield import __version__
 from widefield.buffers import STORE_TILE_PX
 from widefield.certificate import NOTHING, Certificate
+from widefield.cluster.place import remote_url
 from widefield.coder import TileCoder
-from widefield.errors import StoreError
+from widefield.errors import BadRequest, StoreError
 from widefield.job import DecodeJob, Talk
 from widefield.options import RunOptions
 from widefield.plan import Plan
@@ -74,6 +75,8 @@ def save(
 ) -> Saved:
     """Write all of a picture, going on where an earlier, equal save stopped. Picture.save says the rest."""
     started = time.perf_counter()
+    if (url := remote_url(path)) is not None:
+        raise BadRequest(f"{url} is no path on a disk; wanted one, or many processes; add --cluster claims")
     check_signer(options.sign_cert, options.sign_key)
     options = as_before(path, options)
     plan = job.plan(options)

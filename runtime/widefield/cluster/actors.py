@@ -17,8 +17,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from widefield.cluster.join import Joined, Run
+from widefield.cluster.place import remote_url
 from widefield.cluster.work import Talk
-from widefield.errors import MissingBackend, WidefieldError
+from widefield.errors import BadRequest, MissingBackend, WidefieldError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,10 @@ def carry_out(order: Any, talk: Talk | None = None) -> list[Joined]:
 
     Joins the cluster that RAY_ADDRESS names, or one on this machine, or starts one here. MissingBackend without Ray.
     """
+    if (url := remote_url(order.out)) is not None:
+        raise BadRequest(
+            f"{url} with --cluster ray; wanted a folder that all machines see, or --cluster claims on each; name one"
+        )
     options = dict(order.keywords)
     options.setdefault("workers", 1)  # an actor has a core of its own
     order = replace(order, keywords=options)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from widefield.cluster.board import Board, Gone
+from widefield.errors import StoreError
 
 PREFIX = "claim-"
 BESIDE = "+"  # after a task's name: a second worker at it
@@ -130,5 +131,5 @@ class Heart:
                 self._claims.beat()
             except Gone:
                 return  # the picture is finished
-            except OSError:
-                continue  # a shared disk that does not answer; the next beat may get through
+            except (OSError, StoreError):
+                continue  # a shared disk, or a bucket, that does not answer; the next beat may get through

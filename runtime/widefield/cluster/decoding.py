@@ -20,7 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from widefield.cluster.board import Board
+from widefield.cluster.files import SUMMARY, Files, Key
 from widefield.cluster.work import Stage, Talk, Task
+from widefield.drawn import DrawnJob
+from widefield.errors import StoreError
 from widefield.geometry import Region, morton_order
 from widefield.job import DecodeJob
 from widefield.options import RunOptions
@@ -35,8 +38,7 @@ from widefield.store.shards import fetch_from_shard, write_shard
 from widefield.summary import Summary, load_summary
 
 Run = Callable[[str], None]
-SUMMARY, NO_SUMMARY = "summary.safetensors", "summary.none"
-Key = tuple[int, int, int]  # level, row and column of a shard
+NO_SUMMARY = "summary.none"
 
 
 class Shards:
@@ -45,6 +47,7 @@ class Shards:
     def __init__(self, job: DecodeJob, store: ZarrStore, plan: Plan, options: RunOptions, board: Board) -> None:
         self.job, self.store, self.plan, self.options, self.board = job, store, plan, options, board
         self.parts = Parts.of(store)
+        self.files = Files(job, store, plan, options, board)
 
     def stages(self, talk: Talk | None) -> Iterator[Stage]:
         """All but the seal."""
@@ -60,18 +63,30 @@ class Shards:
         def opened() -> Iterator[Run]:
             yield lambda _: self._measure(talk)
 
-        return Stage("summary", [Task("summary", self._is_measured)], opened)
+        return Stage(
+            "summary", [Task("summary", self._is_measured)], opened,
+            lambda _: self.files.drawn(None), lambda _: (self.board.path / SUMMARY,), decides=True,
+        )  # fmt: skip
 
     def _is_measured(self) -> bool:
         return any((self.board.path / name).is_file() for name in (SUMMARY, NO_SUMMARY))
 
     def _measure(self, talk: Talk | None) -> None:
         with self.board.room() as room:
-            self.job.kept_summary(room / SUMMARY, self.options, self.plan, talk)
+            self._measured(room / SUMMARY, talk)
             if (room / SUMMARY).is_file():
                 self.board.publish(room / SUMMARY, SUMMARY)
             else:  # given, or there are no sites: nothing was measured that others would measure otherwise
                 self.board.create(NO_SUMMARY, b"")
+
+    def _measured(self, file: Path, talk: Talk | None) -> None:
+        if isinstance(self.job, DrawnJob) and self.options.summary == "auto":  # known since its levels were drawn
+            drawing = self.job.drawing(self.options)
+            levels = self.job.generation.levels[self.job.generation.ground is not None :]
+            stored = {level.index: drawing.store(level).source() for level in levels}
+            drawing.inherited_summary(stored).save(file)
+        else:
+            self.job.kept_summary(file, self.options, self.plan, talk)
 
     def _known_summary(self) -> Summary:
         file = self.board.path / SUMMARY
@@ -93,14 +108,14 @@ class Shards:
                 grid = self.job.grid(plan)
                 yield lambda name: self._make(partial(stream, coder, grid), grid, places[name])
 
-        return Stage("shards", tasks, opened)
+        return Stage(
+            "shards", tasks, opened,
+            lambda name: (self.board.path / SUMMARY, *self.files.drawn(places[name])),
+            lambda name: (*self.files.part(places[name]), self.store.shard_path((0, *places[name]))),
+        )  # fmt: skip
 
     def _is_made(self, place: Place) -> bool:
-        return self.store.shard_path((0, *place)).exists() and self.part_path(place).exists()
-
-    def part_path(self, place: Place) -> Path:
-        """The folder of a shard's smaller levels and hashes: a file each."""
-        return self.board.path / "part-{}-{}".format(*place)
+        return self.store.shard_path((0, *place)).exists() and self.files.part_path(place).exists()
 
     def _make(self, streamed: Callable[..., None], grid: Grid, place: Place) -> None:
         rows, columns = self.parts.tiles(place, 0)
@@ -124,9 +139,9 @@ class Shards:
             part.shard_path((level, 0, 0)).rename(smaller / str(level))
         (provenance_path(part.path) / HASHES).rename(smaller / HASHES)
         try:
-            smaller.rename(self.part_path(place))
+            smaller.rename(self.files.part_path(place))
         except OSError:
-            if not self.part_path(place).exists():  # or another worker made the same before us
+            if not self.files.part_path(place).exists():  # or another worker made the same before us
                 raise
         self._rename(part.shard_path((0, 0, 0)), (0, *place))
 
@@ -138,19 +153,17 @@ class Shards:
     # The levels above.
 
     def _level(self, level: int) -> Stage:
-        rows, columns = self.store.shards[level]
-        it = self.store.levels[level]
-        keys = {
-            f"shard-{level}-{y}-{x}": (level, y, x)
-            for y, x in morton_order(-(-it.rows // rows), -(-it.columns // columns))
-        }
+        keys = {"shard-{}-{}-{}".format(*key): key for key in self.files.shards(level)}
         tasks = [Task(name, self.store.shard_path(key).exists) for name, key in keys.items()]
 
         @contextmanager
         def opened() -> Iterator[Run]:
             yield lambda name: self._assemble(keys[name])
 
-        return Stage(f"pyramid, level {level} of {len(self.store.levels) - 1}", tasks, opened)
+        return Stage(
+            f"pyramid, level {level} of {len(self.store.levels) - 1}", tasks, opened,
+            lambda name: self.files.under(keys[name]), lambda name: (self.store.shard_path(keys[name]),),
+        )  # fmt: skip
 
     def _assemble(self, key: Key) -> None:
         level, (rows, columns) = key[0], self.store.shards[key[0]]
@@ -168,11 +181,14 @@ class Shards:
             write_shard(room / "shard", rows * columns, fetch)
             self._rename(room / "shard", key)
 
-    def _from_part(self, level: int, row: int, column: int) -> bytes | None:
+    def _from_part(self, level: int, row: int, column: int) -> bytes:
         place, (at_row, at_column) = self.parts.place(level, row, column)
         part = self.parts.part(place)[level]
-        file = self.part_path(place) / str(level)
-        return fetch_from_shard(file, part.rows * part.columns, at_row * part.columns + at_column)
+        file = self.files.part_path(place) / str(level)
+        data = fetch_from_shard(file, part.rows * part.columns, at_row * part.columns + at_column)
+        if data is None:
+            raise StoreError(f"{file} lacks a tile of a shard that is done; wanted all of them; start the run anew")
+        return data
 
     def _from_below(self, level: int, row: int, column: int) -> Pixels:
         """A tile from its up to four children."""

@@ -11,9 +11,10 @@ for another machine might round them otherwise.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 from widefield.cluster.board import Board, publish
 from widefield.cluster.work import Stage, Task
@@ -25,6 +26,7 @@ from widefield.sinks import explained
 from widefield.tiles import Source
 
 Run = Callable[[str], None]
+PARTS = ("encoder", "decoder")
 
 
 class Levels:
@@ -39,6 +41,10 @@ class Levels:
         with explained(self.drawing.folder):
             self.drawing.folder.mkdir(exist_ok=True)
             self.drawing.summaries.mkdir(exist_ok=True)
+        with closing(self.drawing):
+            yield from self._stages()
+
+    def _stages(self) -> Iterator[Stage]:
         generation = self.drawing.generation
         last = len(generation.levels) - 1
         for level in generation.levels:
@@ -66,7 +72,18 @@ class Levels:
             with self.drawing.making(level, store, below) as make:
                 yield lambda name: make(shards[name])
 
-        return Stage(f"level {level.index} of {last}", tasks, opened)
+        return Stage(
+            f"level {level.index} of {last}", tasks, opened,
+            lambda _: self._known(level.index - 1), lambda name: (store.file(shards[name]),),
+        )  # fmt: skip
+
+    def _known(self, *levels: int) -> Iterable[Path]:
+        """The files of levels whose stages are over, and of all summaries."""
+        for index in levels:
+            if index in self._stores:
+                store = self._stores[index]
+                yield from map(store.file, store.shards())
+        yield from summary_files(self.drawing)
 
     # A summary.
 
@@ -84,7 +101,10 @@ class Levels:
         def opened() -> Iterator[Run]:
             yield lambda _: self._measure(component, index)
 
-        yield Stage(f"summary of level {index}'s {component}", [Task(name, file.is_file)], opened)
+        yield Stage(
+            f"summary of level {index}'s {component}", [Task(name, file.is_file)], opened,
+            lambda _: self._known(*range(index + 1)), lambda _: (file,), decides=True,
+        )  # fmt: skip
 
     def _measure(self, component: str, index: int) -> None:
         """Away from the others' eyes, beside what is known already; then it gets its name, if nobody was first."""
@@ -95,6 +115,14 @@ class Levels:
                 cascade.summary(component, index)
             name = f"level-{index}.{component}.safetensors"
             publish(room / name, self.drawing.summaries / name)
+
+
+def summary_files(drawing: Drawing) -> list[Path]:
+    """Of all summaries that are measured on the way."""
+    names = [
+        f"level-{index}.{each}.safetensors" for index in range(drawing.generation.measured_levels) for each in PARTS
+    ]
+    return [drawing.summaries / name for name in names]
 
 
 def _number(shard: Region) -> str:

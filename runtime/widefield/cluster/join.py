@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from widefield.cluster.board import Board
 from widefield.cluster.claims import Claims, Heart
-from widefield.cluster.decoding import SUMMARY, Shards
+from widefield.cluster.decoding import Shards
 from widefield.cluster.drawing import Levels
+from widefield.cluster.files import SUMMARY
+from widefield.cluster.place import Folder, Place, remote_url
 from widefield.cluster.seal import seal_picture
 from widefield.cluster.work import Stage, Talk, Worker
 from widefield.drawn import DrawnJob, DrawnPicture
-from widefield.errors import BadRequest, StoreError, WidefieldError
+from widefield.errors import BadRequest, WidefieldError
 from widefield.job import DecodeJob
 from widefield.options import RunOptions, changed_options
 from widefield.picture import Picture
@@ -32,7 +33,6 @@ from widefield.plan import Plan
 from widefield.provenance.signing import check_signer, sign_finished
 from widefield.save import as_before, store_spec, summary_path
 from widefield.store.faults import explained
-from widefield.store.hashes import MANIFEST, forget_provenance, provenance_path
 from widefield.store.omezarr import ZarrStore
 from widefield.store.opening import open_store
 from widefield.store.spec import StoreSpec, agree, checked
@@ -45,7 +45,7 @@ class Joined:
     """What one worker did for a picture, which is finished now. `made`: tasks by stage, `beside`: second tries,
     `stage_seconds`: how long each stage took it, waiting for others included."""
 
-    path: Path
+    path: str
     size_px: tuple[int, int]
     plan: Plan
     worker: str
@@ -56,7 +56,7 @@ class Joined:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "path": str(self.path),
+            "path": self.path,
             "size_px": list(self.size_px),
             "tile_cells": list(self.plan.tile),
             "worker": self.worker,
@@ -89,6 +89,17 @@ def join(
     run = Run(picture, Path(path), replace(picture.options, **changed_options(changes)), latents)
     claims = Claims(run.board, worker or _name(), lease_seconds)
     helper = Worker(claims, run.finished, talk)
+    with closing(run.place):
+        _help(run, helper, claims, talk)
+    height, width, _ = picture.shape
+    seconds = time.perf_counter() - started
+    return Joined(
+        run.place.name, (width, height), run.plan, claims.worker, helper.made, helper.beside, helper.seconds, seconds
+    )
+
+
+def _help(run: Run, helper: Worker, claims: Claims, talk: Talk | None) -> None:
+    """From stage to stage, until the picture is finished."""
     try:
         with Heart(claims), closing(run.store):
             for stage in () if run.finished() else run.stages(talk):
@@ -102,11 +113,6 @@ def join(
             run.clean()
         elif run.board.path.exists():
             claims.leave()
-    height, width, _ = picture.shape
-    seconds = time.perf_counter() - started
-    return Joined(
-        run.path, (width, height), run.plan, claims.worker, helper.made, helper.beside, helper.seconds, seconds
-    )
 
 
 def _name() -> str:
@@ -127,24 +133,27 @@ class Run:
                 "may be writing; write to a new .zarr, and make a .tif of it with widefield finalize"
             )
         check_signer(options.sign_cert, options.sign_key)
-        self.picture, self.path, self.latents = picture, path, latents
-        with explained(path):
+        self.picture, self.latents = picture, latents
+        self.place = _place(path, options, latents)
+        self.path = self.place.path
+        try:
+            self._open(options)
+        except BaseException:
+            self.place.close()
+            raise
+
+    def _open(self, options: RunOptions) -> None:
+        with explained(self.path):
             self.job, self.options, self.plan, spec = self._decided(options)
-            self.board = self._board(spec)
-        store = open_store(path)
+            self.board = self.place.board(spec.fingerprint)
+        store = open_store(self.path)
         assert isinstance(store, ZarrStore)
         self.store = store
 
     def _decided(self, options: RunOptions) -> tuple[DecodeJob, RunOptions, Plan, StoreSpec]:
         """The plan, by whoever lays out the store first."""
-        if not self.path.parent.is_dir():
-            raise StoreError(
-                f"{self.path.parent} is not a folder; wanted one to put {self.path.name} in; create it first"
-            )
-        if not self.path.exists():
-            forget_provenance(self.path)
-            spec = self._planned(options)[3]
-            _lay_out(self._board(spec), self.path, spec)
+        if not self.place.look():
+            self.place.lay_out(self._planned(options)[3])
         job, options, plan, spec = self._planned(options)
         found = ZarrStore.found(self.path)
         assert found is not None
@@ -163,20 +172,15 @@ class Run:
         spec = store_spec(job, self.path, plan, options)
         return job, options, plan, checked(spec, self.path, ZarrStore.codecs, ZarrStore.lossless)
 
-    @property
-    def folder(self) -> Path:
-        """What is beside the picture until it is finished."""
-        return self.path.with_name(self.path.name + ".cluster")
-
-    def _board(self, spec: StoreSpec) -> Board:
-        return Board(self.folder / spec.fingerprint[:16])
-
     def finished(self) -> bool:
         """Whether the picture has its manifest."""
-        return (provenance_path(self.path) / MANIFEST).is_file()
+        return self.place.finished()
 
     def stages(self, talk: Talk | None) -> Iterator[Stage]:
         """All there is to do, in order."""
+        yield from map(self.place.shared, self._stages(talk))
+
+    def _stages(self, talk: Talk | None) -> Iterator[Stage]:
         if isinstance(self.job, DrawnJob):
             yield from Levels(self.job.drawing(self.options), self.board).stages()
         shards = Shards(self.job, self.store, self.plan, self.options, self.board)
@@ -196,17 +200,18 @@ class Run:
     def clean(self) -> None:
         """Sign it, where asked to, and take away what only an unfinished picture needs."""
         sign_finished(self.path, self.options.sign_cert, self.options.sign_key)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.place.clean()
         if isinstance(self.job, DrawnJob):
             self.job.drawing(self.options).remove()
 
 
-def _lay_out(board: Board, path: Path, spec: StoreSpec) -> None:
-    """Make an empty store, unless another worker was first."""
-    with board.room() as room:
-        ZarrStore.lay_out(room / path.name, spec)
-        try:
-            (room / path.name).rename(path)
-        except OSError:
-            if not path.exists():
-                raise
+def _place(path: Path, options: RunOptions, latents: Path | None) -> Place:
+    url = remote_url(path)
+    if url is None:
+        return Folder(path)
+    if latents is not None or options.sign_cert is not None:
+        what = "--save-latents" if latents is not None else "--sign-cert"
+        raise BadRequest(f"{what} with {url}; wanted a picture alone there; leave it out, and sign what finalize makes")
+    from widefield.cluster.bucket import Bucket
+
+    return Bucket(url, options.scratch)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from widefield.cluster.decoding import Shards
 from widefield.cluster.work import Stage, Task
 from widefield.geometry import morton_order
+from widefield.save import summary_path
 from widefield.store.faults import explained
 from widefield.store.hashes import HASHES, MANIFEST, TileHashes, provenance_path
 from widefield.store.manifest import seal
@@ -27,7 +28,12 @@ def seal_picture(shards: Shards, finished: Callable[[], bool], before: Callable[
 
         yield run
 
-    return Stage("seal", [Task("seal", finished)], opened)
+    folder = provenance_path(shards.store.path)
+    return Stage(
+        "seal", [Task("seal", finished)], opened,
+        lambda _: shards.files.for_seal(),
+        lambda _: (summary_path(shards.store.path), folder / HASHES, folder / MANIFEST),
+    )  # fmt: skip
 
 
 def _seal(shards: Shards) -> None:
@@ -46,7 +52,7 @@ def _take_over(shards: Shards, place: Place, hashes: TileHashes) -> None:
     """The hashes that a shard's maker found, to where the picture has them."""
     levels = shards.parts.part(place)
     spec = replace(shards.store.spec, width_px=levels[0].width_px, height_px=levels[0].height_px)
-    with closing(TileHashes(shards.part_path(place) / HASHES, spec, levels, writable=False)) as part:
+    with closing(TileHashes(shards.files.part_path(place) / HASHES, spec, levels, writable=False)) as part:
         for index, level in enumerate(levels):
             rows, columns = shards.parts.tiles(place, index)
             for row in range(level.rows):

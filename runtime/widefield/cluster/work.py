@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from widefield.cluster.claims import BESIDE, Claims
 
@@ -30,14 +31,26 @@ class Task:
     done: Callable[[], bool]
 
 
+def no_files(_: str) -> Sequence[Path]:
+    """Of a task that reads, or writes, none."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Tasks that any worker may do in any order, once the stages before are done. `opened` gives, as a context, what
-    does a task: engines are opened once for all of them."""
+    does a task: engines are opened once for all of them.
+
+    `reads` and `writes` are files of a task by its name: those that others wrote, where they are there, and its own, in
+    the order in which they are committed. `decides`: others might write it otherwise, so the first one's counts.
+    """
 
     name: str
     tasks: Sequence[Task]
     opened: Callable[[], AbstractContextManager[Callable[[str], None]]]
+    reads: Callable[[str], Iterable[Path]] = no_files
+    writes: Callable[[str], Iterable[Path]] = no_files
+    decides: bool = False
 
 
 class Worker:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +39,13 @@ def finalize(path: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
     from widefield.provenance.signing import check_signer, sign_finished
     from widefield.store.copying import copy_picture
 
-    if not path.exists():
-        raise BadRequest(f"{path} does not exist; wanted a finished .zarr; check the path")
     check_signer(asked["sign_cert"], asked["sign_key"])
     threads = asked["workers"] or len(os.sched_getaffinity(0))
     given = {name: asked[name] for name in ("codec", "quality") if asked[name] is not None}
     try:
-        with reporter("copying", quiet=quiet) as report:
+        with reporter("copying", quiet=quiet) as report, _on_disk(path) as source:
             copied = copy_picture(
-                path, out, overwrite=overwrite, threads=threads, **given,
+                source, out, overwrite=overwrite, threads=threads, **given,
                 progress=lambda done, total: report.talk("copying tiles", done, total),
             )  # fmt: skip
             sign_finished(out, asked["sign_cert"], asked["sign_key"])
@@ -57,6 +57,23 @@ def finalize(path: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
     elif not quiet:
         _tell(copied)
     return None
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[Path]:
+    """The picture, fetched where it is in a bucket."""
+    from widefield.cluster.place import remote_url
+
+    url = remote_url(path)
+    if url is not None:
+        from widefield.cluster.bucket import copied
+
+        with copied(url) as source:
+            yield source
+    elif path.exists():
+        yield path
+    else:
+        raise BadRequest(f"{path} does not exist; wanted a finished .zarr; check the path")
 
 
 def _tell(copied: Copied) -> None:
