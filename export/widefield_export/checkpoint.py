@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from widefield.errors import BadCheckpoint
-from widefield.sources import first_line
+from widefield.errors import BadCheckpoint, first_line
 from widefield_export.configs import FOREIGN, KNOWN, PUBLISHED, WITNESSES, Known
 from widefield_export.configs.header import FLOATS, Stored, read_header, refuse_pickle
 from widefield_export.configs.layout import COUNTERS, Shapes, arrange

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from widefield.errors import BadCheckpoint
-from widefield.sources import first_line
+from widefield.errors import BadCheckpoint, first_line
 from widefield_export.checkpoint import read_json, some, weight_files
 from widefield_export.configs.header import FLOATS, Stored, read_header
 from widefield_export.empty import build

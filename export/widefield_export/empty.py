@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from widefield.errors import BadCheckpoint
-from widefield.sources import first_line
+from widefield.errors import BadCheckpoint, first_line
 
 
 def build(library: str, family: str, config: Mapping[str, Any], where: Path) -> Any:

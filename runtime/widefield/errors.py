@@ -57,3 +57,8 @@ class Cancelled(WidefieldError):
 
 class UnsupportedGraph(WidefieldError):
     """An operation that the localising pass has no rule for."""
+
+
+def first_line(error: Exception) -> str:
+    """What other people's errors say, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

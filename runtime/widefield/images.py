@@ -11,70 +11,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
-import os
 import struct
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield.errors import BadLatents, MissingBackend, StoreError
+from widefield.errors import BadLatents, MissingBackend, StoreError, first_line
 from widefield.geometry import Region
-from widefield.sources import NpyFile, first_line
+from widefield.image_heads import is_ours, jpeg_size, png_size, tiff_size, webp_size
+from widefield.image_source import REMEDY, ImageSource, Pixels, is_picture, to_rgb8
+from widefield.npy_file import NpyFile
 
-Pixels = NDArray[np.uint8]
+__all__ = ["ImageSource", "edge_padded", "open_image", "to_rgb8"]
 
 _TILES_HELD = 16  # decoded tiles of a store that a source keeps
 _FORMS = ".png, .jpg, .webp, .tif, .zarr, .dzi or .npy"
-_REMEDY = "convert it to 8-bit RGB, as .png or .tif"
-
-
-class ImageSource(ABC):
-    """A picture of height x width pixels. Safe to read from many threads at once."""
-
-    name: str  # what errors call it
-    height: int
-    width: int
-    nbytes: int  # of memory, that reading makes it hold; while a file is decoded, also the file and what it decodes to
-
-    @abstractmethod
-    def _pixels(self, region: Region) -> Pixels:
-        """`region`, inside the picture and not empty; may be a view."""
-
-    @abstractmethod
-    def _content(self) -> str:
-        """What `digest` hashes besides the size."""
-
-    @property
-    def extent(self) -> Region:
-        """All of it: [0, height) x [0, width)."""
-        return Region(0, 0, self.height, self.width)
-
-    def read(self, region: Region) -> Pixels:
-        """`region` as uint8 (h, w, 3), the caller's own. BadLatents when the file turns out to be damaged.
-
-        ValueError for a region that is not inside the picture.
-        """
-        if not region.within(self.extent) or region.height < 0 or region.width < 0:
-            raise ValueError(f"{self.name} is {self.height} x {self.width} px, got {region}")
-        if not region:
-            return np.empty((region.height, region.width, 3), np.uint8)
-        return np.array(self._pixels(region), np.uint8, order="C")
-
-    def digest(self) -> str:
-        """SHA-256, in hex, of the size and the file (of a store: its fingerprint). Computed on the first call."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
-        return hashlib.sha256(json.dumps(["image", self.height, self.width, self._content()]).encode()).hexdigest()
 
 
 def open_image(path_or_array: Path | NDArray[Any]) -> ImageSource:
@@ -91,19 +47,19 @@ def open_image(path_or_array: Path | NDArray[Any]) -> ImageSource:
     try:
         match path.suffix.lower():
             case ".png":
-                return _EncodedImage(path, _png_size, "png_decode")
+                return _EncodedImage(path, png_size, "png_decode")
             case ".jpg" | ".jpeg":
-                return _EncodedImage(path, _jpeg_size, "jpeg_decode")
+                return _EncodedImage(path, jpeg_size, "jpeg_decode")
             case ".webp":
-                return _EncodedImage(path, _webp_size, "webp_decode")
-            case ".tif" | ".tiff" if not _ours(path):
-                return _EncodedImage(path, _tiff_size, "tiff_decode")
+                return _EncodedImage(path, webp_size, "webp_decode")
+            case ".tif" | ".tiff" if not is_ours(path):
+                return _EncodedImage(path, tiff_size, "tiff_decode")
             case ".tif" | ".tiff" | ".zarr" | ".dzi":
                 return _StoreImage(path)
             case ".npy":
                 return _NpyImage(path)
             case suffix:
-                raise BadLatents(f"{path} is a {suffix or 'nameless'} file; wanted {_FORMS}; {_REMEDY}")
+                raise BadLatents(f"{path} is a {suffix or 'nameless'} file; wanted {_FORMS}; {REMEDY}")
     except OSError as cause:
         raise BadLatents(f"{path}: {cause.strerror}; wanted to read it; check that it is a readable file") from cause
 
@@ -111,28 +67,6 @@ def open_image(path_or_array: Path | NDArray[Any]) -> ImageSource:
 def edge_padded(source: ImageSource, multiple: int) -> ImageSource:
     """`source` with height and width rounded up to `multiple` of pixels, its last row and column repeated."""
     return source if source.height % multiple == 0 == source.width % multiple else _PaddedImage(source, multiple)
-
-
-def to_rgb8(values: NDArray[Any], name: str) -> Pixels:
-    """uint8 (h, w, 3) from uint8 or uint16 (h, w) or (h, w, 1 to 4): grey, grey and alpha, RGB, RGB and alpha.
-
-    BadLatents for any other type or shape. A view when nothing has to change.
-    """
-    if values.dtype.kind != "u" or values.dtype.itemsize > 2 or not _is_picture(values.shape):
-        raise BadLatents(
-            f"{name} is {values.dtype} {values.shape}; wanted uint8 or uint16, (height, width) or (height, width, "
-            f"1 to 4 channels); {_REMEDY}"
-        )
-    colour = values[..., None] if values.ndim == 2 else values
-    colour = colour[..., :1] if colour.shape[-1] < 3 else colour[..., :3]
-    if colour.dtype.itemsize == 2:
-        quotient, rest = np.divmod(colour, 257)  # 65535 / 255; an odd number, so nothing lies half way
-        colour = (quotient + (rest > 128)).astype(np.uint8)
-    return np.broadcast_to(colour, (*colour.shape[:2], 3))
-
-
-def _is_picture(shape: tuple[int, ...]) -> bool:
-    return min(shape, default=0) > 0 and (len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4))
 
 
 class _ArrayImage(ImageSource):
@@ -179,7 +113,7 @@ class _EncodedImage(_FileImage):
     def _bad(self, cause: Exception) -> BadLatents:
         kind = self._path.suffix.lower()
         return BadLatents(
-            f"{self.name} cannot be read as {kind} ({first_line(cause)}); wanted a whole grey or RGB picture; {_REMEDY}"
+            f"{self.name} cannot be read as {kind} ({first_line(cause)}); wanted a whole grey or RGB picture; {REMEDY}"
         )
 
     def _pixels(self, region: Region) -> Pixels:
@@ -214,7 +148,7 @@ class _NpyImage(_FileImage):
         super().__init__(path)
         self._file = NpyFile(path)
         shape = self._file.shape
-        to_rgb8(np.empty((1, 1, *shape[2:]) if _is_picture(shape) else (0,), self._file.dtype), self.name)
+        to_rgb8(np.empty((1, 1, *shape[2:]) if is_picture(shape) else (0,), self._file.dtype), self.name)
         self.height, self.width, self._channels = *shape[:2], math.prod(shape[2:])
 
     def _pixels(self, region: Region) -> Pixels:
@@ -292,102 +226,3 @@ def _inside(start: int, stop: int, side: int) -> tuple[int, int]:
     """The part of [start, stop) that is inside [0, side), and its last one where nothing is."""
     start = min(start, side - 1)
     return start, max(start + 1, min(stop, side))
-
-
-# (height, width) from the head of a file, without decoding it. ValueError, IndexError or struct.error if it is damaged.
-
-
-def _png_size(file: IO[bytes]) -> tuple[int, int]:
-    head = file.read(24)
-    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
-        raise ValueError("it has no PNG signature")
-    width, height = struct.unpack(">II", head[16:])
-    return height, width
-
-
-def _jpeg_size(file: IO[bytes]) -> tuple[int, int]:
-    if file.read(2) != b"\xff\xd8":
-        raise ValueError("it has no JPEG signature")
-    while True:
-        lead, kind, length = struct.unpack(">BBH", file.read(4))
-        if lead != 0xFF or length < 2:
-            raise ValueError("a segment is damaged")
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # a frame header, of any process
-            _, height, width, components = struct.unpack(">BHHB", file.read(6))
-            if components not in (1, 3):
-                raise ValueError(f"it has {components} colour components, as CMYK has")
-            return height, width
-        file.seek(length - 2, os.SEEK_CUR)
-
-
-def _webp_size(file: IO[bytes]) -> tuple[int, int]:
-    head = file.read(30)
-    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
-        raise ValueError("it has no WebP signature")
-    match head[12:16]:
-        case b"VP8X":
-            return int.from_bytes(head[27:30], "little") + 1, int.from_bytes(head[24:27], "little") + 1
-        case b"VP8L":
-            bits = int.from_bytes(head[21:25], "little")
-            return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-        case b"VP8 ":
-            width, height = struct.unpack("<HH", head[26:30])
-            return height & 0x3FFF, width & 0x3FFF
-        case kind:
-            raise ValueError(f"it begins with chunk {kind!r}")
-
-
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-
-
-def _tiff_size(file: IO[bytes]) -> tuple[int, int]:
-    tags = _tiff_tags(file)
-    (height,), (width,), (photometric,) = tags[257], tags[256], tags[262]
-    if photometric not in (1, 2) and (photometric, tags.get(259)) != (6, (7,)):  # grey, RGB; YCbCr in JPEG
-        raise ValueError(f"its photometric interpretation is {photometric}")
-    if not set(tags.get(258, (1,))) <= {8, 16}:
-        raise ValueError(f"it has {tags.get(258, (1,))[0]} bits a sample")
-    ends = (at + n for at, n in zip(tags.get(324, tags.get(273, ())), tags.get(325, tags.get(279, ())), strict=True))
-    size = file.seek(0, os.SEEK_END)
-    if max(ends, default=size + 1) > size:
-        raise ValueError("it ends before its pixels do")
-    return height, width
-
-
-def _tiff_tags(file: IO[bytes]) -> dict[int, tuple[int, ...]]:
-    """The integer tags of the first directory of a TIFF or BigTIFF."""
-    head = file.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-    version = struct.unpack(f"{order}H", head[2:4])[0]
-    if not order or version not in (42, 43):
-        raise ValueError("it has no TIFF signature")
-    word, count, slot = ("I", "H", 4) if version == 42 else ("Q", "Q", 8)
-
-    def unpacked(at: int, form: str) -> tuple[int, ...]:
-        file.seek(at)
-        return struct.unpack(order + form, file.read(struct.calcsize(order + form)))
-
-    (at,) = unpacked(slot, word)
-    (entries,) = unpacked(at, count)
-    tags: dict[int, tuple[int, ...]] = {}
-    for i in range(min(entries, 1000)):
-        entry = at + struct.calcsize(count) + i * (4 + 2 * slot)
-        tag, kind, n = unpacked(entry, f"HH{word}")
-        if kind in _TIFF_TYPES and n <= 1 << 24:
-            form = f"{n}{_TIFF_TYPES[kind]}"
-            place = entry + 4 + slot
-            tags[tag] = unpacked(place if struct.calcsize(form) <= slot else unpacked(place, word)[0], form)
-    if not {256, 257, 262} <= tags.keys():
-        raise ValueError("its first directory is no picture")
-    return tags
-
-
-def _ours(path: Path) -> bool:
-    """Whether a TIFF carries the record of a store."""
-    from widefield.store.spec import RECORD
-    from widefield.store.tiff_layout import description
-
-    with path.open("rb", buffering=0) as file:
-        fd, size = file.fileno(), path.stat().st_size
-        text = description(lambda nbytes, at: os.pread(fd, nbytes, at) if at < size else b"", size)
-    return text is not None and RECORD.encode() in text

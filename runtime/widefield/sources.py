@@ -2,7 +2,7 @@
 
 Shapes   latents are (channels, height, width), or (1, channels, height, width) on disk; regions are in cells.
 Numbers  float16, float32 or float64 on disk, of either byte order; float32 where they are read.
-Memory   a read holds what it returns and at most `_CHUNK_NBYTES` or one row, whichever is larger; a zarr read also the
+Memory   a read holds what it returns and at most `CHUNK_NBYTES` or one row, whichever is larger; a zarr read also the
          chunks it meets. Files are read with pread: pages of a memory map would count as ours.
 """
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -20,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from widefield.errors import BadLatents, MissingBackend
+from widefield.errors import BadLatents, MissingBackend, first_line
 from widefield.field import Field
 from widefield.geometry import Region
+from widefield.npy_file import CHUNK_NBYTES, SAVING, NpyFile
 
-_CHUNK_NBYTES = 1 << 20
-_GAP_NBYTES = 1 << 15  # reading this much for nothing costs as much as another call
 _ZARR_CHUNK_NBYTES = 1 << 28
-_REMEDY = "save them with numpy.save(path, latents[0].float().cpu().numpy())"
 
 
 class LatentSource(Field):
@@ -94,7 +89,7 @@ def open_latents(path_or_array: Path | NDArray[Any], *, channels: int | None = N
             case ".zarr":
                 source = _ZarrLatents(path)
             case suffix:
-                raise BadLatents(f"{path} is a {suffix or 'nameless'} file; wanted latents as .npy or .zarr; {_REMEDY}")
+                raise BadLatents(f"{path} is a {suffix or 'nameless'} file; wanted latents as .npy or .zarr; {SAVING}")
     if channels is not None and source.channels != channels:
         shape = source.channels, source.height, source.width
         hint = "move the channels to the front" if channels == source.width else "use the bundle they were made for"
@@ -117,78 +112,6 @@ def check_finite(values: NDArray[np.float32], where: Region, name: str = "latent
     )
 
 
-class NpyFile:
-    """A .npy file as `planes` of (rows, columns), C order, read with pread. `columns` may be several values wide.
-
-    `shape`, `dtype`: as in its header. BadLatents when it is not a .npy file or its length is not what the header says.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as cause:
-            raise BadLatents(f"{path}: {cause.strerror}; wanted to read it; check its permissions") from cause
-        weakref.finalize(self, os.close, self._fd)
-        self.shape, fortran, self.dtype, self._data_at = self._header()
-        if fortran:
-            raise BadLatents(f"{path} is in Fortran order; wanted C order; save numpy.ascontiguousarray(array)")
-        found, values = os.fstat(self._fd).st_size, math.prod(self.shape)
-        wanted = self._data_at + values * self.itemsize
-        if found != wanted:
-            state = "truncated" if found < wanted else "too long"
-            raise BadLatents(
-                f"{path} is {state}: {found} bytes; wanted {wanted} for {self.dtype} {self.shape}; write it again"
-            )
-
-    @property
-    def itemsize(self) -> int:
-        return int(self.dtype.itemsize)
-
-    def _header(self) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-        try:
-            with os.fdopen(os.dup(self._fd), "rb") as file:
-                match npy.read_magic(file):
-                    case (1, 0):
-                        shape, fortran, dtype = npy.read_array_header_1_0(file)
-                    case (2, 0):
-                        shape, fortran, dtype = npy.read_array_header_2_0(file)
-                    case version:
-                        raise ValueError(f"version {version}")
-                if dtype.hasobject:
-                    raise ValueError("Python objects")
-                return shape, fortran, dtype, file.tell()
-        except Exception as cause:  # numpy raises whatever its parser meets
-            raise BadLatents(
-                f"{self.path} is no .npy file ({first_line(cause)}); wanted a plain array; {_REMEDY}"
-            ) from cause
-
-    def read(self, plane: int, region: Region, rows: int, columns: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(first row, values) for runs of rows of `region` in one plane of rows x columns values, top to bottom.
-
-        One pread a run: several rows where the gap between them is small, else one row.
-        """
-        row_nbytes, span = columns * self.itemsize, region.width * self.itemsize
-        together = max(1, _CHUNK_NBYTES // row_nbytes) if row_nbytes - span <= _GAP_NBYTES else 1
-        for y in range(region.y0, region.y1, together):
-            count = min(together, region.y1 - y)
-            at = self._data_at + ((plane * rows + y) * columns + region.x0) * self.itemsize
-            data = self._pread((count - 1) * row_nbytes + span, at)
-            yield y, np.ndarray((count, region.width), self.dtype, data, strides=(row_nbytes, self.itemsize))
-
-    def _pread(self, nbytes: int, at: int) -> bytes:
-        try:
-            data = os.pread(self._fd, nbytes, at)
-            while len(data) < nbytes:  # one call gives at most 2 GiB
-                more = os.pread(self._fd, nbytes - len(data), at + len(data))
-                if not more:
-                    raise BadLatents(f"{self.path} ends before byte {at + nbytes}; wanted all of it; write it again")
-                data += more
-        except OSError as cause:
-            raise BadLatents(f"{self.path}: {cause.strerror}; wanted {nbytes} bytes at {at}; check the disk") from cause
-        return data
-
-
 class _NpyLatents(StoredLatents):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -202,7 +125,7 @@ class _NpyLatents(StoredLatents):
                 out[channel, y - region.y0 : y - region.y0 + len(values)] = values
 
     def _rows(self) -> Iterator[bytes]:
-        group = max(1, _CHUNK_NBYTES // (self.channels * self.width * self.dtype.itemsize))
+        group = max(1, CHUNK_NBYTES // (self.channels * self.width * self.dtype.itemsize))
         for y0 in range(0, self.height, group):
             region = Region(y0, 0, min(y0 + group, self.height), self.width)
             hashes: list[list[bytes]] = [[] for _ in range(region.height)]
@@ -292,7 +215,7 @@ def _zarr_array(path: Path) -> Any:
 def _checked_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         what = f"{dtype} (bfloat16?)" if dtype.itemsize == 2 else str(dtype)
-        raise BadLatents(f"{name} holds {what}; wanted float16, float32 or float64; {_REMEDY}")
+        raise BadLatents(f"{name} holds {what}; wanted float16, float32 or float64; {SAVING}")
     return dtype
 
 
@@ -301,11 +224,6 @@ def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     if len(plain) != 3 or min(plain) < 1:
         raise BadLatents(f"{name} has shape {shape}; wanted (channels, height, width), one picture; index it first")
     return int(plain[0]), int(plain[1]), int(plain[2])
-
-
-def first_line(error: Exception) -> str:
-    """What other people's errors say, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _little(values: NDArray[Any]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from widefield import sources
+from widefield import npy_file, sources
 from widefield.errors import BadLatents
 from widefield.geometry import Region
 from widefield.sources import check_finite, open_latents
@@ -67,8 +67,9 @@ relaxed = settings(
 def test_a_region_of_a_npy_file_is_the_slice(tmp_path, case, gap, chunk):
     array, region, batched = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_GAP_NBYTES", gap)
-        patch.setattr(sources, "_CHUNK_NBYTES", chunk)
+        patch.setattr(npy_file, "_GAP_NBYTES", gap)
+        patch.setattr(npy_file, "CHUNK_NBYTES", chunk)
+        patch.setattr(sources, "CHUNK_NBYTES", chunk)
         source = open_latents(as_npy(tmp_path, array[None] if batched else array))
         got, digest = source.read(region), source.digest()
     assert got.dtype == np.float32
