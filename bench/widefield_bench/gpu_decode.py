@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from widefield.bundle import Bundle, open_bundle
 from widefield.coder import TileCoder
+from widefield.device import takes_tiles
 from widefield.engine import EngineOptions
 from widefield.errors import WidefieldError
 from widefield.geometry import Region
@@ -43,6 +44,7 @@ SDXL = {
 SMALL = SDXL | {"block_out_channels": (16, 16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8}
 SIDES_PX = (1024, 2048, 8192, 32768)
 CASE_SECONDS = 25.0
+OPEN_SECONDS = {"torch": 60.0, "trt": 90.0, "ort": 20.0, "diffusers": 10.0, "compiled": 90.0}  # what opening may take
 COLUMNS = ("what", "by", "size_px", "mpx_per_s", "ms", "error", "note")
 TILE = 128
 
@@ -72,10 +74,9 @@ class Run:
         self.rows.append({"what": what, "by": by, **found})
         print(what, by, found, file=sys.stderr, flush=True)
 
-    @property
-    def late(self) -> bool:
-        """Whether nothing further is to be begun."""
-        return time.monotonic() > self.ends
+    def has(self, seconds: float) -> bool:
+        """Whether so much time is left, for what is begun now."""
+        return time.monotonic() + seconds <= self.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,22 @@ class Subject:
     summary: Summary
     tile: int
 
-    def coder(self, side: int, engine: EngineOptions) -> TileCoder:
-        """For a picture of `side` latents a side."""
+    def coder(self, side: int, engine: EngineOptions, *, values: bool = False) -> TileCoder:
+        """For a picture of `side` latents a side, as `widefield decode` would open it; `values` in the place of pixels
+        where it has the choice."""
         component = self.bundle.decoder
         tile = min(self.tile, side)
         source = Noise(component.input_channels, side, side)
-        return TileCoder(
-            self.bundle, component, source, self.summary, (tile, tile), 1, engine, interior_from=1, certify=False
-        )
+        given = self.bundle, component, source, self.summary, (tile, tile), 1, engine
+        if not takes_tiles(engine):
+            return TileCoder(*given, interior_from=1, certify=False)
+        from widefield.device.coder import DeviceCoder
+        from widefield.device.gpu import CupyGpu
+        from widefield.device.ops import CupyOps
+
+        gpu = CupyGpu(engine.gpu)
+        coder = DeviceCoder(*given, interior_from=1, certify=False)
+        return coder.on(gpu, CupyOps(gpu, engine.precision), values=values)
 
 
 def prepare(config: dict[str, Any], folder: Path, tile: int) -> Subject:
@@ -132,8 +141,11 @@ def check(run: Run, subject: Subject) -> list[tuple[str, EngineOptions]]:
     reference.close()
     right = []
     for name, options in engines(run.device):
+        if not run.has(OPEN_SECONDS[options.backend]):
+            run.add("check", name, note="not run: out of time")
+            continue
         try:
-            coder = subject.coder(side, options)
+            coder = subject.coder(side, options, values=True)
             found = [coder([tile])[0] for tile in tiles]
             coder.close()
         except (WidefieldError, RuntimeError) as cause:
@@ -155,11 +167,10 @@ def time_ours(run: Run, subject: Subject, name: str, options: EngineOptions, sid
     step = coder.tile[0]
     places = [Region(y, x, y + step, x + step) for y in range(0, side, step) for x in range(0, side, step)]
     kinds = {coder.kind(tile): tile for tile in places}
-    for tile in [*kinds.values()] * 4:  # compiled, captured
-        coder([tile])
+    for _ in coder.stream([[tile] for tile in [*kinds.values()] * 4], _whole):  # compiled, captured
+        pass
     began, made = time.perf_counter(), 0
-    for tile in places:
-        coder([tile])
+    for _ in coder.stream(([tile] for tile in places), _whole):
         made += 1
         if time.perf_counter() - began > CASE_SECONDS:
             break
@@ -168,6 +179,10 @@ def time_ours(run: Run, subject: Subject, name: str, options: EngineOptions, sid
     note = "" if made == len(places) else f"{made} of {len(places)} tiles"
     mpx = made * (step * 8) ** 2 / 1e6
     run.add("decode", name, size_px=side_px, mpx_per_s=mpx / seconds, ms=1e3 * seconds, note=note)
+
+
+def _whole(tile: Region) -> Region:
+    return tile
 
 
 def time_theirs(run: Run, subject: Subject, sides_px: Sequence[int]) -> None:
@@ -179,7 +194,9 @@ def time_theirs(run: Run, subject: Subject, sides_px: Sequence[int]) -> None:
         vae.decoder = compiled if who == "compiled" else plain
         vae.enable_tiling() if who == "tiled" else vae.disable_tiling()
         for side_px in sides_px:
-            if run.late or (side_px > 8192) or (who == "compiled" and side_px > 2048):
+            opening = OPEN_SECONDS["compiled" if who == "compiled" else "diffusers"]
+            late = not run.has(opening + CASE_SECONDS)
+            if late or (side_px > 8192) or (who == "compiled" and side_px > 2048):
                 break
             z = torch.randn(1, 4, side_px // 8, side_px // 8, device=run.device, dtype=torch.bfloat16)
             try:
@@ -232,10 +249,9 @@ def main(argv: list[str] | None = None) -> int:
         right = check(run, subject)
         for side_px in sides:
             for name, options in right:
-                if not run.late:
+                if run.has(CASE_SECONDS):
                     time_ours(run, subject, name, options, side_px)
-        if not run.late:
-            time_theirs(run, subject, sides)
+        time_theirs(run, subject, sides)
     write_rows(asked.out / "decode.json", run.rows, about_machine() | about)
     print({name: value for name, value in about.items() if name != "torch"})
     print(table(run.rows, COLUMNS))

@@ -1,6 +1,6 @@
 """Every kernel on a GPU: checked against its formula, launched by Triton and as compiled ahead of time, then timed.
 
-    bench/device.sh                                                     compiles first; needs torch, triton and cupy
+    bench/device.sh                                                     compiles first; needs torch and triton
     python -m widefield_bench.kernels [--only 'norm.*'] [--out FOLDER]
     python -m widefield_bench.kernels --device cpu --quick              runs everything once, in Triton's interpreter
     python -m widefield_bench.kernels --compile bench/results/kernels-compiled.json      registers and shared memory

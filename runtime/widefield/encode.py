@@ -25,6 +25,8 @@ from widefield.buffers import PlanRequest
 from widefield.bundle import Bundle
 from widefield.certificate import Certificate
 from widefield.coder import TileCoder
+from widefield.device import gpu_coder, takes_tiles
+from widefield.engine import EngineOptions
 from widefield.errors import OverBudget, WidefieldError
 from widefield.geometry import Region
 from widefield.images import ImageSource, edge_padded
@@ -143,7 +145,7 @@ class Encoding:
         summary = self._summary(plan, talk)
         measured = time.perf_counter()
         engine = self.options.engine_options(plan.workers, plan.threads, keeps=plan.keeps)
-        coder = TileCoder(self.bundle, self.component, self.source, summary, plan.tile, plan.batch, engine)
+        coder = self._coder(summary, plan, engine)
         try:
             _stream(coder, plan, sink, progress)
         finally:
@@ -153,6 +155,11 @@ class Encoding:
             sink.path, (self.image.width, self.image.height), plan, self.shape, now - started, measured - started,
             coder.engine_seconds / max(1e-9, plan.workers * (now - measured)), coder.certifier.certificate(),
         )  # fmt: skip
+
+    def _coder(self, summary: Summary, plan: Plan, engine: EngineOptions) -> TileCoder:
+        if takes_tiles(engine):
+            return gpu_coder(self.bundle, self.component, self.source, summary, plan, engine)
+        return TileCoder(self.bundle, self.component, self.source, summary, plan.tile, plan.batch, engine)
 
     def _hold_image(self) -> None:
         """Decode a picture that must be decoded whole now, alone; OverBudget when that takes more than there is."""
@@ -193,37 +200,41 @@ def _stream(coder: TileCoder, plan: Plan, sink: LatentSink, progress: Callable[[
     picture, started, lock = Region(0, 0, plan.height, plan.width), time.perf_counter(), threading.Lock()
     done = cells_done = 0
 
-    def run(batch: list[Region]) -> None:
+    def run(some: Iterator[list[Region]]) -> None:
         nonlocal done, cells_done
-        for tile, values in zip(batch, coder(batch), strict=True):
-            kept = tile.clipped(picture)
-            part = values[:, *kept.shifted(-tile.y0, -tile.x0).slices]
-            if not np.isfinite(part).all():
-                raise WidefieldError(
-                    f"the encoder gave values that are not numbers in {kept}; wanted finite ones; try --precision f32"
-                )
-            sink.write(kept, part)
-            with lock:
-                done, cells_done = done + 1, cells_done + kept.area
-                if progress is not None:
-                    px, seconds = plan.scale**2, time.perf_counter() - started
-                    progress(Progress(done, plan.tiles, cells_done * px, picture.area * px, seconds))
+        for tiles, kept, made in coder.stream(some, lambda tile: tile.clipped(picture)):
+            for tile, inner, values in zip(tiles, kept, made, strict=True):
+                part = values[:, *inner.shifted(-tile.y0, -tile.x0).slices]
+                if not np.isfinite(part).all():
+                    raise WidefieldError(
+                        f"the encoder gave values that are not numbers in {inner}; wanted finite ones; try --precision "
+                        "f32"
+                    )
+                sink.write(inner, part)
+                with lock:
+                    done, cells_done = done + 1, cells_done + inner.area
+                    if progress is not None:
+                        px, seconds = plan.scale**2, time.perf_counter() - started
+                        progress(Progress(done, plan.tiles, cells_done * px, picture.area * px, seconds))
 
     _on_threads(run, batches(coder, _tiles(plan)), plan.workers)
 
 
-def _on_threads(work: Callable[[list[Region]], None], items: Iterable[list[Region]], threads: int) -> None:
-    """`work` on every item; the first error, or Ctrl-C, stops all and is raised."""
+def _on_threads(work: Callable[[Iterator[list[Region]]], None], items: Iterable[list[Region]], threads: int) -> None:
+    """`work` on each thread, on the items that it gets hold of; the first error, or Ctrl-C, stops all and is raised."""
     queue, lock, stopped = iter(items), threading.Lock(), threading.Event()
+
+    def shared() -> Iterator[list[Region]]:
+        while not stopped.is_set():
+            with lock:
+                item = next(queue, None)
+            if item is None:
+                return
+            yield item
 
     def run() -> None:
         try:
-            while not stopped.is_set():
-                with lock:
-                    item = next(queue, None)
-                if item is None:
-                    return
-                work(item)
+            work(shared())
         except BaseException:
             stopped.set()
             raise

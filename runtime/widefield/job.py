@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from widefield.buffers import STORE_TILE_PX, PlanRequest, key_count
 from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
+from widefield.device import gpu_coder, takes_tiles
 from widefield.engine import EngineOptions
 from widefield.errors import BadRequest
 from widefield.geometry import Region
@@ -82,9 +83,7 @@ class DecodeJob:
     def coder(self, summary: Summary, plan: Plan, engine: EngineOptions) -> TileCoder:
         """What makes the plan's tiles; the caller closes it."""
         source = CheckedLatents(self.source)
-        if engine.on_gpu and engine.backend in ("trt", "ort"):
-            from widefield.device import gpu_coder
-
+        if takes_tiles(engine):
             return gpu_coder(self.bundle, self.component, source, summary, plan, engine)
         return TileCoder(self.bundle, self.component, source, summary, plan.tile, plan.batch, engine)
 

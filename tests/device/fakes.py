@@ -1,11 +1,17 @@
-"""A GPU that computes at once, on the host, and writes down what it was told, in order."""
+"""A GPU that computes at once, on the host, and writes down what it was told, in order; and what such a log means."""
 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
+
+from widefield.schedule import guided, update
+from widefield_kernels.attention import attend_reference
+from widefield_kernels.epilogue import to_levels_reference
 
 
 class FakeArray(np.ndarray):
@@ -17,17 +23,27 @@ class FakeArray(np.ndarray):
 
 
 class FakeGpu:
-    """Gpu on the host. `log` has (what, its arguments ...) in the order of the calls; `nbytes` what arrays take."""
+    """Gpu on the host. `log` has (what, its arguments ...) in the order of the calls; `nbytes` what arrays take.
 
-    def __init__(self, capability: str = "90") -> None:
+    Work that is captured is not done; it has to ask `does`. `captures`: whether it can be.
+    """
+
+    def __init__(self, capability: str = "90", *, captures: bool = True) -> None:
         self.log: list[tuple] = []
-        self.capability = capability
+        self.capability, self.captures = capability, captures
         self.nbytes = 0
+        self.arrays: dict[int, FakeArray] = {}  # by their addresses
+        self.streams: dict[int, Named] = {}  # by their handles
+        self.recording: list | None = None
         self._names = itertools.count()
+
+    def current(self):
+        return nullcontext()
 
     def stream(self):
         number = next(self._names)
-        return Named(f"stream {number}", ptr=0x1000 + number)
+        self.streams[0x1000 + number] = Named(f"stream {number}", ptr=0x1000 + number)
+        return self.streams[0x1000 + number]
 
     def event(self):
         return Named(f"event {next(self._names)}", ptr=0)
@@ -35,6 +51,7 @@ class FakeGpu:
     def empty(self, shape, dtype):
         found = np.full(tuple(shape), 0, dtype).view(FakeArray)
         self.nbytes += found.nbytes
+        self.arrays[found.data.ptr] = found
         self.log.append(("empty", tuple(shape), np.dtype(dtype).name))
         return found
 
@@ -61,6 +78,23 @@ class FakeGpu:
     def synchronize(self, waited):
         self.log.append(("synchronize", waited))
 
+    def does(self, work):
+        """Now, or when the recording is launched."""
+        work() if self.recording is None else self.recording.append(work)
+
+    def capture(self, stream, work):
+        self.log.append(("capture", stream))
+        self.recording = []
+        try:
+            return self.recording if work() and self.captures else None
+        finally:
+            self.recording = None
+
+    def launch(self, graph, stream):
+        self.log.append(("launch", stream))
+        for work in graph:
+            work()
+
 
 class Named:
     """A stream or an event: known by its name."""
@@ -70,3 +104,80 @@ class Named:
 
     def __repr__(self) -> str:
         return self.name
+
+
+class FakeOps:
+    """Ops on the host."""
+
+    def __init__(self, gpu: FakeGpu, precision: str = "f32") -> None:
+        self.gpu = gpu
+
+    def keys(self, keys, stream):
+        self.gpu.log.append(("keys", stream))
+        return keys
+
+    def attend(self, query, keys, out, stream):
+        for one, into in zip(query, out, strict=True):
+            into[...] = attend_reference(np.asarray(one), keys)
+        self.gpu.log.append(("attend", stream))
+
+    def levels(self, values, pixels, half, count, stream):
+        count += to_levels_reference(np.asarray(values), pixels, half)[2]
+        self.gpu.log.append(("levels", stream))
+
+    def infinite(self, values, count, stream):
+        count += np.count_nonzero(~np.isfinite(values))
+        self.gpu.log.append(("infinite", stream))
+
+    def clear(self, count, stream):
+        count[...] = 0
+        self.gpu.log.append(("clear", stream))
+
+    def fill(self, x, value, stream):
+        x[...] = value
+        self.gpu.log.append(("fill", stream))
+
+    def scale(self, x, factor, out, stream):
+        np.multiply(x, np.float32(factor), out=out)
+        self.gpu.log.append(("scale", stream))
+
+    def guide(self, m, negative, scale, stream):
+        m[...] = guided(np.array(m), np.array(negative), scale)
+        self.gpu.log.append(("guide", stream))
+
+    def step(self, step, x, m, n, history, stream):
+        following, kept = update(step, np.array(x), np.array(m), np.array(n), np.array(history))
+        x[...] = following
+        history[...] = 0 if kept is None else kept
+        self.gpu.log.append(("step", stream))
+
+
+WORK = (
+    "upload", "download", "enqueue", "launch", "keys", "attend", "levels", "infinite", "clear", "fill", "scale",
+    "guide", "step",
+)  # fmt: skip
+
+
+class Late:
+    """What is over, by stream and for the host, as a GPU would have it that runs every stream as late as it may."""
+
+    def __init__(self) -> None:
+        self.over: defaultdict[object, set[int]] = defaultdict(set)
+        self.marks: dict[object, set[int]] = {}
+        self.host: set[int] = set()
+
+    def step(self, at: int, entry: tuple) -> set[int] | None:
+        """What is surely over when the entry begins, where it is work on a stream."""
+        match entry:
+            case ("record", event, stream):
+                self.marks[event] = set(self.over[stream])
+            case ("wait", stream, event):
+                self.over[stream] |= self.marks[event]
+            case ("synchronize", waited):
+                self.host |= self.marks[waited] if waited in self.marks else self.over[waited]
+            case (str(kind), *_, stream) if kind in WORK:
+                self.over[stream] |= self.host
+                before = set(self.over[stream])
+                self.over[stream].add(at)
+                return before
+        return None

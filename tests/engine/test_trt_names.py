@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from house.places import ROOMS
+from house.places import ROOMS, environment
 
 SOURCES = [ROOMS["widefield"] / "widefield/engine" / f"{name}.py" for name in ("trt", "trt_build", "trt_bindings")]
 # What a variable of ours holds.
@@ -78,16 +78,58 @@ def missing(module: str, names: list[str], environment: dict[str, str]) -> tuple
     return version, lacking
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt_bindings") is None, reason="no tensorrt-cu13-bindings")
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to compile stub libraries with")
-def test_tensorrt_11_has_them(tmp_path):
-    source = Path(__file__).with_name("stub_library.c")
+@pytest.fixture(scope="module")
+def over_stubs(tmp_path_factory) -> dict[str, str]:
+    """The environment in which TensorRT 11's bindings load, over libraries that have nothing in them."""
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("no tensorrt-cu13-bindings")
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc to compile stub libraries with")
+    folder, source = tmp_path_factory.mktemp("stubs"), Path(__file__).with_name("stub_library.c")
     for name in ("libnvinfer.so.11", "libnvinfer_plugin.so.11", "libnvonnxparser.so.11"):
-        target = tmp_path / name
-        subprocess.run(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", target, source], check=True)
+        subprocess.run(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", folder / name, source], check=True)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
+def test_tensorrt_11_has_them(over_stubs):
     names = [name for name in EVERY if name not in ONLY_RTX and not name.startswith("ComputeCapability")]
-    version, lacking = missing("tensorrt_bindings", names, {"LD_LIBRARY_PATH": str(tmp_path)})
+    version, lacking = missing("tensorrt_bindings", names, over_stubs)
     assert version.startswith("11.") and not lacking
+
+
+OURS_ON_THEIRS = """
+import json, sys
+import tensorrt_bindings as trt
+from widefield.engine.trt_bindings import identity, is_rtx, make_logger
+from widefield.engine.trt_build import make_monitor
+heard = []
+monitor = make_monitor(trt, lambda *step: heard.append(step))
+assert isinstance(monitor, trt.IProgressMonitor)
+monitor.phase_start("Building", None, 2)
+monitor.phase_start("Tactics", "Building", 5)
+goes_on = monitor.step_complete("Tactics", 0)
+monitor.phase_finish("Tactics")
+monitor.phase_finish("Building")
+logger = make_logger(trt)
+assert isinstance(logger, trt.ILogger)
+for severity in (trt.ILogger.Severity.INFO, trt.ILogger.Severity.WARNING, trt.ILogger.Severity.ERROR):
+    logger.log(severity, str(severity))
+loads = trt.Runtime.deserialize_cuda_engine.__doc__
+print(json.dumps([heard, goes_on, logger.errors, is_rtx(trt), identity(trt), loads]))
+"""
+
+
+def test_our_monitor_and_logger_are_tensorrt_11s(over_stubs):
+    """Made of its own classes; what its builder would call is called."""
+    done = subprocess.run(
+        [sys.executable, "-c", OURS_ON_THEIRS], env={**environment(), **over_stubs}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    heard, goes_on, errors, rtx, identity, loads = json.loads(done.stdout)
+    assert heard == [["Building", 0, 2], ["Tactics", 0, 5], ["Tactics", 1, 5], ["Tactics", 5, 5], ["Building", 2, 2]]
+    assert goes_on is True and errors == ["Severity.ERROR"] and not rtx and identity.startswith("tensorrt 11.")
+    assert "buffer" in loads.lower(), "an engine is loaded from whatever is memory: a mapped file"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="no TensorRT-RTX")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,16 @@ import click
 
 from widefield.commands import arguments
 from widefield.commands.output import print_json, show_count, show_nbytes, show_seconds
+from widefield.commands.progress import Reporter, reporter
 from widefield.errors import BadRequest
 from widefield.options import parse_tile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from widefield.bundle import Bundle
+
+    Progress = Callable[[str, int, int], None]
 
 DEFAULT_TILE = (128, 128)
 
@@ -62,12 +68,13 @@ def build(
     wanted = list(graphs(model.bundle, tile or DEFAULT_TILE, batch))
     made = []
     for graph in wanted:
-        if not quiet and not as_json:
-            click.echo(f"{graph.file} {precision}", nl=False, err=True)
-        about = _build_one(model.bundle, graph, precision, device, capability)
+        with reporter("building", quiet=quiet or as_json) as told:
+            talk = partial(_talk, told, graph.file)
+            about = _build_one(model.bundle, graph, precision, device, capability, talk)
         made.append(about)
         if not quiet and not as_json:
-            click.echo(f": {show_nbytes(about['nbytes'])} in {show_seconds(about['seconds'])}", err=True)
+            size, took = show_nbytes(about["nbytes"]), show_seconds(about["seconds"])
+            click.echo(f"{graph.file} {precision}: {size} in {took}", err=True)
     if as_json:
         print_json({"bundle": str(model.bundle.path), "precision": precision, "engines": made})
     elif not quiet:
@@ -101,7 +108,14 @@ def graphs(bundle: Bundle, tile: tuple[int, int], batch: int) -> Iterator[Wanted
         yield Wanted(encoder.file, {"tokens": shape, "mask": shape} if encoder.mask else {"tokens": shape}, {})
 
 
-def _build_one(bundle: Bundle, graph: Wanted, precision: str, device: str, capability: str | None) -> dict[str, Any]:
+def _talk(told: Reporter, file: str, phase: str, done: int, total: int) -> None:
+    """What the builder is at, in its own words."""
+    told.talk(f"{file}: {phase}", done, total)
+
+
+def _build_one(
+    bundle: Bundle, graph: Wanted, precision: str, device: str, capability: str | None, talk: Progress
+) -> dict[str, Any]:
     import time
 
     from widefield.engine.base import EngineOptions, importing
@@ -115,12 +129,13 @@ def _build_one(bundle: Bundle, graph: Wanted, precision: str, device: str, capab
         trt = bindings()
         if capability is not None:
             skeleton = make_skeleton(bundle.file(graph.file), graph.shapes, graph.frozen, precision)
-            plan, _ = build_engine(trt, skeleton, capabilities=(capability,))
+            plan, _ = build_engine(trt, skeleton, capabilities=(capability,), progress=talk)
         else:
             from widefield.device.gpu import CupyGpu
             from widefield.engine.trt import ready_engine
 
             gpu = CupyGpu(EngineOptions(device=device).gpu)
             path = bundle.file(graph.file)
-            plan = ready_engine(trt, path, graph.shapes, graph.frozen, precision, gpu.capability)
+            with gpu.current():
+                plan = ready_engine(trt, path, graph.shapes, graph.frozen, precision, gpu.capability, progress=talk)
     return {"graph": graph.file, "nbytes": len(plan), "seconds": round(time.perf_counter() - began, 3)}

@@ -1,7 +1,8 @@
 """One block of a GPU's memory for what engines compute in: those that run one after another share it.
 
 Engines say what they need as they open; the block is taken when the first of them runs, and again should a later one
-need more. A plan may fix the most it may be.
+need more. A plan may fix the most it may be. All that computes in it is queued on one stream, so no two engines are at
+it at once, whichever threads and pictures they work for; who queues holds `turns`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ class Arena:
 
     def __init__(self, gpu: Gpu, limit_nbytes: int | None = None) -> None:
         self.gpu, self.limit_nbytes = gpu, limit_nbytes
+        self.stream = gpu.stream()
+        self.turns = threading.RLock()
         self.wanted_nbytes = 0
         self._block: Any = None
         self._lock = threading.Lock()
@@ -39,6 +42,7 @@ class Arena:
         """(address, bytes) of the block, as large as was asked for until now."""
         with self._lock:
             if self._block is None or self._block.shape[0] < self.wanted_nbytes:
+                self.gpu.synchronize(self.stream)  # whoever computes in it is done
                 self._block = None  # give it back before a larger one is taken
                 self._block = self.gpu.empty((max(256, self.wanted_nbytes),), np.uint8)
             return int(self._block.data.ptr), int(self._block.shape[0])

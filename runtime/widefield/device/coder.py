@@ -3,15 +3,18 @@
     stream       slot s of two                                                  waits for
     upload       latents and masks of tile k                                    nobody, see below
     compute      graphs, attention between them, pixels and half-size pixels    that upload
-    download     pixels and two counts                                          that computing
+    download     pixels, or values, and two counts                              that computing
 
 Before the host fills a slot it waits for the download of tile k - 2, the last that used it; with that all else that
 used the slot is over, so no stream has to wait for one that comes after it. What is not finite anywhere is counted on
-the GPU; such a batch is computed again in float32 and never handed on.
+the GPU; such a batch is computed again in float32 and never handed on. An encoder's results are values, and so are
+those of a decoder whose pixels something else is made of.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield.bundle import GraphSpec
-from widefield.coder import PixelTile, TileCoder
+from widefield.bundle import Component, GraphSpec
+from widefield.coder import Array, PixelTile, TileCoder
 from widefield.coder_engines import Kind
 from widefield.device.gpu import Gpu
 from widefield.device.ops import Ops
@@ -37,12 +40,8 @@ class Slot:
 
     host: dict[str, NDArray[np.float32]]
     given: dict[str, Any]
-    pixels: Any
-    half: Any
-    counts: Any
-    host_pixels: NDArray[np.uint8]
-    host_half: NDArray[np.uint8]
-    host_counts: NDArray[np.int64]
+    made: dict[str, Any]  # "values", or "pixels" and "half"; and "counts"
+    host_made: dict[str, NDArray[Any]]
     uploaded: Any
     computed: Any
     downloaded: Any
@@ -50,16 +49,27 @@ class Slot:
 
 
 class DeviceCoder(TileCoder):
-    """A TileCoder whose `stream` goes through the GPU without waiting; one thread at a time."""
+    """A TileCoder whose `stream` goes through the GPU without waiting; one thread at a time.
 
-    def on(self, gpu: Gpu, ops: Ops) -> DeviceCoder:
-        """Take the GPU, and memory for two tiles on their way and what lies between graphs. Returns itself."""
-        self.gpu, self.ops = gpu, ops
+    Where it makes values, it may instead be called, from many threads: of two batches one is computed while the other
+    is read, and those of further threads wait.
+    """
+
+    def on(self, gpu: Gpu, ops: Ops, *, values: bool = False) -> DeviceCoder:
+        """Take the GPU, and memory for two tiles on their way and what lies between graphs. Returns itself.
+
+        `values`: make float32 values (channels, rows, columns), not pixels.
+        """
+        self.gpu, self.ops, self.makes_values = gpu, ops, values
         self.up, self.compute, self.down = gpu.stream(), gpu.stream(), gpu.stream()
         self._wide: TileCoder | None = None
         self._between: dict[str, Any] = {}
         self._keys: dict[str, Any] = {}
         self._slots = [self._slot() for _ in range(SLOTS)]
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
+        self._queueing = threading.Lock()
         return self
 
     def _slot(self) -> Slot:
@@ -68,16 +78,34 @@ class DeviceCoder(TileCoder):
         shape = values[self.component.input].shape(batch, *tile)
         margin = 2 * self.component.margin_cells
         shapes = {self.component.input: shape, "inside": (batch, 1, tile[0] + margin, tile[1] + margin)}
-        rows, columns = (side * self.component.output_scale for side in tile)
-        channels = self.component.output_channels
-        large, small = (batch, rows, columns, channels), (batch, -(-rows // 2), -(-columns // 2), channels)
+        made: dict[str, tuple[tuple[int, ...], Any]] = {"counts": ((2,), np.int64)}
+        if self.makes_values:
+            made["values"] = self._shape(self.component.output), np.float32
+        else:
+            rows, columns = (side * self.component.output_scale for side in tile)
+            channels = self.component.output_channels
+            made["pixels"] = (batch, rows, columns, channels), np.uint8
+            made["half"] = (batch, -(-rows // 2), -(-columns // 2), channels), np.uint8
         return Slot(
             {name: gpu.pinned(shape, np.float32) for name, shape in shapes.items()},
             {name: gpu.empty(shape, np.float32) for name, shape in shapes.items()},
-            gpu.empty(large, np.uint8), gpu.empty(small, np.uint8), gpu.empty((2,), np.int64),
-            gpu.pinned(large, np.uint8), gpu.pinned(small, np.uint8), gpu.pinned((2,), np.int64),
+            {name: gpu.empty(*of) for name, of in made.items()}, {name: gpu.pinned(*of) for name, of in made.items()},
             gpu.event(), gpu.event(), gpu.event(),
         )  # fmt: skip
+
+    def __call__(self, tiles: Sequence[Region], kept: Sequence[Region] | None = None) -> Array:
+        """Up to `batch` tiles of one kind, as values."""
+        if not self.makes_values or self.kind(tiles[0]) == "certified":
+            return super().__call__(tiles, kept)
+        read = self._read(tiles)
+        slot = self._free.get()
+        try:
+            with self._queueing:
+                self._queue(slot, self.kind(tiles[0]), read)
+            _, _, made = self._finished((list(tiles), list(kept or ())), slot)
+            return np.stack(made)
+        finally:
+            self._free.put(slot)
 
     def stream(
         self, batches: Iterable[list[Region]], keep: Callable[[Region], Region]
@@ -96,34 +124,38 @@ class DeviceCoder(TileCoder):
             yield self._finished(*waiting)
 
     def _begin(self, slot: Slot, tiles: list[Region]) -> None:
-        """Queue all of a batch. Returns when its latents are read, before any of it is computed."""
-        kind = self.kind(tiles[0])
+        """Queue all of a batch. Returns when its input is read, before any of it is computed."""
+        self._queue(slot, self.kind(tiles[0]), self._read(tiles))
+
+    def _read(self, tiles: Sequence[Region]) -> dict[str, Array]:
+        """What a batch's graphs are given."""
         full = [*tiles, *[tiles[-1]] * (self.batch - len(tiles))]
+        found = {self.component.input: gather(self.component, self.source, full)}
+        if self.kind(tiles[0]) != "interior":
+            found["inside"] = inside(self.component, full, self.height, self.width)
+        return found
+
+    def _queue(self, slot: Slot, kind: Kind, read: Mapping[str, Array]) -> None:
         if slot.used:
             self.gpu.synchronize(slot.downloaded)
-        slot.host[self.component.input][...] = gather(self.component, self.source, full)
-        names = [self.component.input]
-        if kind != "interior":
-            slot.host["inside"][...] = inside(self.component, full, self.height, self.width)
-            names.append("inside")
-        for name in names:
+        for name, values in read.items():
+            slot.host[name][...] = values
             self.gpu.upload(slot.given[name], slot.host[name], self.up)
         self.gpu.record(slot.uploaded, self.up)
         self.gpu.wait(self.compute, slot.uploaded)
         self._compute(kind, slot)
         self.gpu.record(slot.computed, self.compute)
         self.gpu.wait(self.down, slot.computed)
-        for into, values in (
-            (slot.host_counts, slot.counts), (slot.host_pixels, slot.pixels), (slot.host_half, slot.half)
-        ):  # fmt: skip
-            self.gpu.download(into, values, self.down)
+        for name, values in slot.made.items():
+            self.gpu.download(slot.host_made[name], values, self.down)
         self.gpu.record(slot.downloaded, self.down)
         slot.used = True
 
     def _compute(self, kind: Kind, slot: Slot) -> None:
         stream = self.compute
         values: dict[str, Any] = dict(slot.given)
-        self.ops.clear(slot.counts, stream)
+        counts = slot.made["counts"]
+        self.ops.clear(counts, stream)
         graphs: tuple[GraphSpec, ...] = getattr(self.component, kind)
         for index, graph in enumerate(graphs):
             if index > 0:
@@ -132,14 +164,16 @@ class DeviceCoder(TileCoder):
                 values[site.result] = self._place(site.result, query.shape)
                 self.ops.attend(query, self._keys_of(site.result), values[site.result], stream)
             made = {name: self._place(name, self._shape(name)) for name in graph.outputs}
+            if self.makes_values and self.component.output in made:
+                made[self.component.output] = slot.made["values"]
             engine = self._engine(kind, graph)
             engine.enqueue(stream, {name: values[name] for name in graph.inputs}, made)
             for name in graph.outputs:
-                self.ops.infinite(made[name], slot.counts[:1], stream)
+                self.ops.infinite(made[name], counts[:1], stream)
             values |= made
-        for index in range(self.batch):
+        for index in range(0 if self.makes_values else self.batch):
             found = values[self.component.output][index]
-            self.ops.levels(found, slot.pixels[index], slot.half[index], slot.counts[1:], stream)
+            self.ops.levels(found, slot.made["pixels"][index], slot.made["half"][index], counts[1:], stream)
         self.calls += len(graphs)
 
     def _engine(self, kind: Kind, graph: GraphSpec) -> Any:
@@ -158,7 +192,7 @@ class DeviceCoder(TileCoder):
 
     def _keys_of(self, result: str) -> Any:
         if result not in self._keys:
-            self._keys[result] = self.ops.keys(self.summary.keys(result))
+            self._keys[result] = self.ops.keys(self.summary.keys(result), self.compute)
         return self._keys[result]
 
     def _finished(self, batch: Batch, slot: Slot | None) -> tuple[list[Region], list[Region], Any]:
@@ -167,21 +201,24 @@ class DeviceCoder(TileCoder):
         if slot is None:
             return tiles, kept, self(tiles, kept)
         self.gpu.synchronize(slot.downloaded)
-        if slot.host_counts.any():
+        if slot.host_made["counts"].any():
             self.again += 1
             return tiles, kept, self._again(tiles, kept)
-        made = zip(slot.host_pixels, slot.host_half, strict=True)
+        if self.makes_values:
+            return tiles, kept, slot.host_made["values"][: len(tiles)]
+        made = zip(slot.host_made["pixels"], slot.host_made["half"], strict=True)
         return tiles, kept, [PixelTile(pixels, half) for pixels, half in list(made)[: len(tiles)]]
 
     def _again(self, tiles: list[Region], kept: list[Region]) -> Sequence[Any]:
         """The batch in float32, tile by tile; what is not finite there is refused by whoever makes pixels of it."""
-        if self._wide is None:
-            options = replace(self.options, precision="f32")
-            self._wide = TileCoder(
-                self.engines.bundle, self.component, self.source, self.summary, self.tile, self.batch, options,
-                certify=False,
-            )  # fmt: skip
-        return list(self._wide(tiles, kept))
+        with self._queueing:
+            if self._wide is None:
+                options = replace(self.options, precision="f32")
+                self._wide = TileCoder(
+                    self.engines.bundle, self.component, self.source, self.summary, self.tile, self.batch, options,
+                    certify=False,
+                )  # fmt: skip
+        return list(self._wide(tiles, kept or None))
 
     def close(self) -> None:
         if self._wide is not None:
@@ -190,7 +227,15 @@ class DeviceCoder(TileCoder):
         super().close()
 
 
-def slots_nbytes(shapes: Mapping[str, tuple[int, ...]], pixels: int) -> int:
-    """Bytes on the GPU of both slots: what goes in, float32, and `pixels` bytes of pixels with their halves."""
+def slots_nbytes(component: Component, shapes: Mapping[str, tuple[int, ...]], batch: int, tile: tuple[int, int]) -> int:
+    """Bytes on the GPU of both slots: what goes in, float32, and what is made: a decoder's pixels with their halves, an
+    encoder's values."""
     given = sum(4 * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
-    return SLOTS * (given + pixels + -(-pixels // 4))
+    rows, columns = (side * component.output_scale for side in tile)
+    made = batch * rows * columns * component.output_channels
+    return SLOTS * (given + (made + -(-made // 4) if makes_pixels(component) else 4 * made))
+
+
+def makes_pixels(component: Component) -> bool:
+    """Whether what a component makes is a picture."""
+    return component.name == "decoder"

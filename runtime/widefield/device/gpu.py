@@ -6,7 +6,8 @@ A stream is a queue of work, an event a mark in one. Copies return at once and n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from widefield.errors import MissingBackend, OverBudget
 class Gpu(Protocol):
     """One GPU. Streams, events and arrays are of its own kind; arrays have `shape`, `dtype` and `data.ptr`."""
 
+    def current(self) -> AbstractContextManager[Any]: ...
     def stream(self) -> Any: ...
     def event(self) -> Any: ...
     def empty(self, shape: Sequence[int], dtype: Any) -> Any: ...
@@ -27,6 +29,15 @@ class Gpu(Protocol):
     def record(self, event: Any, stream: Any) -> None: ...
     def wait(self, stream: Any, event: Any) -> None: ...
     def synchronize(self, waited: Any) -> None: ...
+    def capture(self, stream: Any, work: Callable[[], bool]) -> Any: ...
+    def launch(self, graph: Any, stream: Any) -> None: ...
+
+
+def follow(gpu: Gpu, later: Any, earlier: Any) -> None:
+    """What the stream `later` gets from now on runs after what `earlier` has by now."""
+    done = gpu.event()
+    gpu.record(done, earlier)
+    gpu.wait(later, done)
 
 
 class CupyGpu:
@@ -50,6 +61,10 @@ class CupyGpu:
         """What nobody has, now."""
         with self.device:
             return int(self.cupy.cuda.runtime.memGetInfo()[0])
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Within, what this thread asks of CUDA, or of a library that uses it, is about this GPU."""
+        return self.device  # type: ignore[no-any-return]
 
     def stream(self) -> Any:
         with self.device:
@@ -90,6 +105,21 @@ class CupyGpu:
 
     def synchronize(self, waited: Any) -> None:
         waited.synchronize()
+
+    def capture(self, stream: Any, work: Callable[[], bool]) -> Any:
+        """What `work` queues on a stream, as a graph that has not run; None where it, or CUDA, refuses."""
+        graph, good = None, False
+        with self.device, stream:
+            stream.begin_capture()
+            try:
+                good = work()
+            finally:  # an error or not, the stream is to be a stream again
+                with suppress(self.cupy.cuda.runtime.CUDARuntimeError):
+                    graph = stream.end_capture()
+        return graph if good else None
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        graph.launch(stream)
 
 
 def find_cupy(number: int) -> Any:

@@ -32,15 +32,13 @@ def device_buffers(setting: Setting) -> list[Buffer]:
     values = [component.values.get(v) or component.values[_query_of(setting, v)] for v in between]
     ends = sum(value.nbytes(request.batch, *tile) for value in values)
     shapes = input_shapes(component, component.border[0], request.batch, *tile)
-    rows, columns = (side * component.output_scale for side in tile)
-    pixels = request.batch * rows * columns * component.output_channels
     width = component.attentions[0].width if component.attentions else 0
     return [
         Buffer("context and libraries", "device", "stream", LIBRARIES_NBYTES),
         Buffer(WEIGHTS, "device", "stream", weights),
         Buffer("activations on the GPU", "device", "stream", activations),
         Buffer("between graphs", "device", "stream", ends),
-        Buffer("tiles on their way", "device", "stream", slots_nbytes(shapes, pixels)),
+        Buffer("tiles on their way", "device", "stream", slots_nbytes(component, shapes, request.batch, tile)),
         Buffer("attention keys on the GPU", "device", "stream", 4 * setting.keys * width * len(component.attentions)),
     ]
 
@@ -49,8 +47,7 @@ def host_buffers(setting: Setting, buffers: list[Buffer]) -> list[Buffer]:
     """A run's buffers on the host, where the GPU computes: no activations, and pinned memory for two tiles."""
     component, batch = setting.component, setting.request.batch
     shapes = input_shapes(component, component.border[0], batch, *setting.tile)
-    rows, columns = (side * component.output_scale for side in setting.tile)
-    pinned = slots_nbytes(shapes, batch * rows * columns * component.output_channels)
+    pinned = slots_nbytes(component, shapes, batch, setting.tile)
     left = [b for b in buffers if b.name not in ("activations", "attention blocks", "tiles in and out")]
     return [*left, Buffer("pinned tiles", "host", "stream", pinned)]
 

@@ -1,12 +1,12 @@
 """TensorRT on a GPU: an engine from the cache or built now, memory of ours, one stream.
 
-Weights are the engine's. What it computes in is a block that engines share (`Arena`), for no two of them run at once;
-frozen sites are uploaded when a picture opens the engine. Shapes are static, so addresses are set once.
+Weights are the engine's, and come from the cache's file as it is mapped. What it computes in is a block that engines
+share (`Arena`), for no two of them run at once; frozen sites are uploaded when a picture opens the engine. Shapes are
+static, so a run with the addresses of an earlier one is a CUDA graph (`Replay`).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from widefield.device.arena import Arena
-from widefield.device.gpu import CupyGpu
+from widefield.device.gpu import CupyGpu, follow
+from widefield.device.replay import Replay
 from widefield.engine import trt_cache
 from widefield.engine.base import Array, Engine, EngineOptions
 from widefield.engine.trt_bindings import bindings, identity, make_logger
@@ -44,13 +45,15 @@ class TrtEngine(Engine):
         self.gpu = gpu or CupyGpu(options.gpu)
         self.arena = arena or shared_arena(options.gpu)
         frozen = {name: array.shape for name, array in parameters.items()}
-        plan = ready_engine(self.trt, path, shapes, frozen, options.precision, self.gpu.capability)
-        self.stream = self.gpu.stream()
-        self._turns = threading.Lock()
-        self._open(plan, path)
-        self._place(parameters)
+        self.stream = self.arena.stream
+        self._replay = Replay(self.gpu)
+        with self.gpu.current():
+            plan = ready_engine(self.trt, path, shapes, frozen, options.precision, self.gpu.capability)
+            self._open(plan, path)
+        with self.arena.turns:
+            self._place(parameters)
 
-    def _open(self, plan: bytes, path: Path) -> None:
+    def _open(self, plan: Any, path: Path) -> None:
         logger = make_logger(self.trt)
         self._runtime = self.trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -74,17 +77,29 @@ class TrtEngine(Engine):
         self.gpu.synchronize(self.stream)
 
     def enqueue(self, stream: Any, feeds: Mapping[str, Any], into: Mapping[str, Any]) -> None:
-        """Compute `into` from `feeds`, float32 arrays on the GPU, on a stream; returns at once."""
-        for name, x in (*feeds.items(), *into.items()):
-            self._context.set_tensor_address(name, int(x.data.ptr))
-        self._context.set_device_memory(*self.arena.block())
-        if not self._context.execute_async_v3(int(stream.ptr)):
-            raise WidefieldError("TensorRT refused to run an engine; run `widefield build` again")
+        """Compute `into` from `feeds`, float32 arrays on the GPU: after what `stream` has, and before what it gets.
+        Returns at once."""
+        places = {name: int(x.data.ptr) for name, x in (*feeds.items(), *into.items())}
+        with self.arena.turns, self.gpu.current():
+            block = self.arena.block()
+            if stream is not self.stream:
+                follow(self.gpu, self.stream, stream)
+            taken = self._replay((*sorted(places.items()), block), self.stream, lambda: self._queue(places, block))
+            if not taken:
+                raise WidefieldError("TensorRT refused to run an engine; run `widefield build` again")
+            if stream is not self.stream:
+                follow(self.gpu, stream, self.stream)
+
+    def _queue(self, places: Mapping[str, int], block: tuple[int, int]) -> bool:
+        for name, address in places.items():
+            self._context.set_tensor_address(name, address)
+        self._context.set_device_memory(*block)
+        return bool(self._context.execute_async_v3(int(self.stream.ptr)))
 
     def run(self, feeds: Mapping[str, Array], into: Mapping[str, Array]) -> None:
         if self._context is None:
             raise ValueError("the engine was closed")
-        with self._turns:
+        with self.arena.turns:
             for name, x in feeds.items():
                 self.gpu.upload(self._room(name), np.ascontiguousarray(x), self.stream)
             given = {name: self._room(name) for name in feeds}
@@ -100,6 +115,9 @@ class TrtEngine(Engine):
         return self._rooms[name]
 
     def close(self) -> None:
+        if self._context is not None:
+            self.gpu.synchronize(self.stream)
+        self._replay.forget()
         self._rooms = {}
         self._context = self._engine = self._runtime = None
 
@@ -119,13 +137,14 @@ def ready_engine(
     capability: str,
     *,
     progress: Progress | None = None,
-) -> bytes:
-    """The engine as bytes, from the cache, or built and put there. See `build_engine` for what it raises."""
+) -> Any:
+    """The engine, as its file in the cache is mapped; built and put there where it is not. See `build_engine` for what
+    it raises."""
     folder = trt_cache.cache_folder()
     key = trt_cache.EngineKey(
         trt_cache.bundle_identity(path), path.name, {**shapes, **frozen}, precision, capability, identity(trt)
     )
-    found = trt_cache.read(key.name, folder)
+    found = trt_cache.mapped(key.name, folder)
     if found is not None:
         return found
     timing = trt_cache.read(key.timing, folder)
@@ -134,4 +153,5 @@ def ready_engine(
     if timing:
         trt_cache.keep(key.timing, timing, folder)
     trt_cache.keep(key.name, plan, folder)
-    return plan
+    del plan  # the builder's own copy goes before the engine is loaded
+    return trt_cache.mapped(key.name, folder)

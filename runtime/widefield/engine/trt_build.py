@@ -7,6 +7,7 @@ The builder needs the GPU that the engine is for; TensorRT-RTX builds without on
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ def build_engine(
     timing: bytes | None = None,
     workspace_nbytes: int | None = None,
     progress: Progress | None = None,
-) -> tuple[bytes, bytes]:
-    """(engine, timing cache). `capabilities` as "89" are for TensorRT-RTX alone, where they replace this machine's GPU.
+) -> tuple[memoryview, bytes]:
+    """(engine, timing cache); the engine is the builder's own memory, not a copy. `capabilities` as "89" are for
+    TensorRT-RTX alone, where they replace this machine's GPU.
 
     UnsupportedGraph lists what the parser refused, with node names; WidefieldError what the builder said.
     """
@@ -59,7 +61,7 @@ def build_engine(
             f"{skeleton.path}: TensorRT could not build an engine and said: {said}; take --engine torch or ort"
         )
     kept = None if is_rtx(trt) else config.get_timing_cache()
-    return bytes(plan), b"" if kept is None else bytes(kept.serialize())
+    return memoryview(plan).cast("B"), b"" if kept is None else bytes(kept.serialize())
 
 
 def _parse(trt: Any, network: Any, logger: Any, skeleton: Skeleton, files: dict[str, mmap.mmap]) -> Any:
@@ -114,7 +116,11 @@ def _aim(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
 
 
 def make_monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's monitor that tells `progress` of every phase: (its name, steps done, of how many)."""
+    """TensorRT's monitor that tells `progress` of every phase: (its name, steps done, of how many).
+
+    TensorRT calls it from threads of its own, several at once; `progress` is called by one at a time.
+    """
+    turns = threading.Lock()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -122,14 +128,17 @@ def make_monitor(trt: Any, progress: Progress) -> Any:
             self.steps: dict[str, int] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.steps[phase_name] = num_steps
-            progress(phase_name, 0, num_steps)
+            with turns:
+                self.steps[phase_name] = num_steps
+                progress(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            progress(phase_name, step + 1, self.steps.get(phase_name, 0))
+            with turns:
+                progress(phase_name, step + 1, self.steps.get(phase_name, 0))
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            progress(phase_name, self.steps.get(phase_name, 0), self.steps.pop(phase_name, 0))
+            with turns:
+                progress(phase_name, self.steps.get(phase_name, 0), self.steps.pop(phase_name, 0))
 
     return Monitor()

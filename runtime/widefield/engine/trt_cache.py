@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Mapping
@@ -59,7 +60,16 @@ def read(name: str, folder: Path) -> bytes | None:
         return None
 
 
-def keep(name: str, content: bytes, folder: Path) -> Path:
+def mapped(name: str, folder: Path) -> mmap.mmap | None:
+    """A file of the cache as memory that is read when it is looked at; None where it is not there, or is empty."""
+    try:
+        with (folder / name).open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def keep(name: str, content: bytes | memoryview, folder: Path) -> Path:
     """Write a file of the cache at once: readers see all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as stream:
