@@ -104,7 +104,7 @@ def test_three_workers_make_what_one_makes(s3, decoded, workers, tmp_path):
     assert not list((tmp_path / "scratch").iterdir())
 
 
-@pytest.mark.parametrize(("what", "kills"), [("decoded", 3), ("drawn", 3)])
+@pytest.mark.parametrize(("what", "kills"), [("decoded", 3), pytest.param("drawn", 3, marks=pytest.mark.slow)])
 def test_workers_that_are_killed_lose_nothing(s3, workers, tmp_path, request, what, kills):
     command, path = request.getfixturevalue(what)
     dice, killed, pictures = random.Random(kills), 0, 0

@@ -18,7 +18,7 @@ from PIL import Image
 import widefield
 from house.places import ROOT
 
-PROMPT, SEED = "an icy coast", 7
+PROMPT, SEED, SIZE = "an icy coast", 7, (128, 112)
 PATH = "/v1/images/generations"
 
 
@@ -50,9 +50,9 @@ def url(service):
 
 @pytest.fixture(scope="module")
 def wanted():
-    """What the library reads: 256 x 240 px of two seeds."""
+    """What the library reads of two seeds."""
     model = widefield.open()
-    return [np.asarray(model.generate(PROMPT, size=(256, 240), seed=SEED + n)) for n in range(2)]
+    return [np.asarray(model.generate(PROMPT, size=SIZE, seed=SEED + n)) for n in range(2)]
 
 
 def wait_for(true, seconds: float = 120) -> None:
@@ -63,7 +63,7 @@ def wait_for(true, seconds: float = 120) -> None:
 
 
 def asked(url: str, **more) -> httpx.Response:
-    return httpx.post(url + PATH, json={"prompt": PROMPT, "seed": SEED, "size": "256x240", **more}, timeout=300)
+    return httpx.post(url + PATH, json={"prompt": PROMPT, "seed": SEED, "size": "128x112", **more}, timeout=300)
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -106,6 +106,12 @@ def test_a_picture_is_the_librarys(url, wanted):
         np.testing.assert_array_equal(pixels(base64.b64decode(each["b64_json"])), image)
 
 
+def test_a_picture_of_256_x_256_px_is_the_librarys(url):
+    (data,) = asked(url, size="256x256", response_format="b64_json").json()["data"]
+    with widefield.open().generate(PROMPT, size=(256, 256), seed=SEED) as picture:
+        np.testing.assert_array_equal(pixels(base64.b64decode(data["b64_json"])), picture[:, :])
+
+
 def test_a_url_gives_the_same_which_says_what_it_is(url, wanted):
     (data,) = asked(url).json()["data"]
     assert data["url"].startswith(f"{url}/v1/images/")
@@ -121,7 +127,7 @@ def test_a_url_gives_the_same_which_says_what_it_is(url, wanted):
 def test_openais_client_takes_it(url, wanted):
     openai = pytest.importorskip("openai")
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        more = {"prompt": PROMPT, "size": "256x240", "extra_body": {"seed": SEED}}
+        more = {"prompt": PROMPT, "size": "128x112", "extra_body": {"seed": SEED}}
         answer = client.images.generate(**more, response_format="b64_json")
         np.testing.assert_array_equal(pixels(base64.b64decode(answer.data[0].b64_json)), wanted[0])
         with pytest.raises(openai.BadRequestError) as refused:

@@ -15,7 +15,7 @@ from widefield.cli import main, widefield
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-RUN = ("quickstart", "concepts", "embedding", "extending")  # whose Python is run
+RUN = ("quickstart", "concepts", "extending", pytest.param("embedding", marks=pytest.mark.slow))  # whose Python is run
 INSTALL = ("pip install ", "python3 -m venv ")
 LARGEST_FIGURE = 150_000
 
@@ -48,6 +48,7 @@ def test_the_python_of_a_page_runs(name, folder):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_quick_start_run(folder, capsys):
     text = (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")
     found = commands(text[: text.index("## Checkpoints of yours")])

@@ -1,5 +1,6 @@
 """IIIF Image API 3, level 2: by the validator of the IIIF community, and by what a region's pixels have to be."""
 
+import importlib
 import io
 
 import httpx
@@ -23,8 +24,9 @@ from widefield.serve.stored import MOST_REGION_PX, StoredPicture
 from widefield.store import StoreSpec, create_or_resume
 
 PYRAMID = Pyramid(1300, 901, 256)
-# It wants 400 for `!2000,3000` of 1000 x 1000 px, as a draft of 3.0 did. 3.0 itself (section 4.2) has that box filled
-# as far as it goes without enlarging. Its other sizes are among those that test_what_is_no_request_is_refused refuses.
+# It wants 400 for `!2000,3000` of 1000 x 1000 px, as a draft of 3.0 did. 3.0 itself (section 4.2, `!w,h`) wants a
+# picture "as large as possible but not larger than the extracted region": 1000 x 1000 px. The validator's other sizes
+# are asked for by themselves.
 DRAFT = "size_noup"
 
 
@@ -70,6 +72,17 @@ def test_the_validator_finds_level_2(validator, examined):
             failed[test] = str(result.exception)
     assert not failed and {"info_json", "cors", "jsonld", "region_pixels", "size_wh", "rot_full_basic"} <= set(done)
     assert len(done) >= 24, done
+
+
+def test_the_validator_sees_nothing_enlarged_without_a_caret(validator, examined):
+    server, name = examined
+    test = importlib.import_module("iiif_validator.tests.size_noup").Test_No_Size_Up(validator.ValidationInfo())
+    for size in ("1413,1413", ",1413", "1413,", "pct:200"):
+        result = validator.ImageAPI(name, server, "iiif", version="3.0", debug=False)
+        test.checkSize(result, size)  # raises for anything but 400
+        assert result.last_status == 400
+    answer = httpx.get(f"http://{server}/iiif/{name}/full/!2000,3000/0/default.png")
+    assert Image.open(io.BytesIO(answer.content)).size == (1000, 1000)
 
 
 def test_mirroring_is_as_the_validator_wants_it(validator, examined):
