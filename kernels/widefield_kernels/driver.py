@@ -125,13 +125,10 @@ class Function:
 
         Each parameter is handed over as the bytes that it has; the driver copies as many as the code says.
         """
-        held = ctypes.create_string_buffer(PARAMETER_NBYTES * len(parameters))
+        values = b"".join(parameter.tobytes().ljust(PARAMETER_NBYTES, b"\0") for parameter in parameters)
+        held = ctypes.create_string_buffer(values, len(values))
         first = ctypes.addressof(held)
-        addresses = (c_void_p * len(parameters))()
-        for index, parameter in enumerate(parameters):
-            at = PARAMETER_NBYTES * index
-            held[at : at + parameter.nbytes] = parameter.tobytes()
-            addresses[index] = first + at
+        addresses = (c_void_p * len(parameters))(*range(first, first + len(values), PARAMETER_NBYTES))
         with self.device.current():
             self.device.driver.call(
                 "cuLaunchKernel", self._handle, *grid, *block, shared_nbytes, stream, addresses, None, about=self.symbol

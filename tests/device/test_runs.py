@@ -51,7 +51,7 @@ def computing(machine: Machine) -> int:
     return sum(kind in ("enqueue", "launch") for kind in kinds(machine))
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_encode_is_that_of_the_cpu(model, machine, batch):
     pixels = photograph(333, 470)
     about = {"summary": "sampled", "cells": 8, "tile": (11, 16), "batch": batch}
@@ -79,6 +79,7 @@ def test_an_encode_of_which_a_part_is_not_finite_is_made_again_on_the_gpu(model,
     assert len(spoiled) > 2 and np.abs(found - wanted).max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [".tif", ".npy"])
 def test_saved_runs_keep_to_what_was_planned_for_the_gpu(model, machine, form, tmp_path):
     """What the fake GPU gave, without what libraries and TensorRT's weights take of a real one, is within the plan."""
@@ -142,6 +143,7 @@ def test_a_picture_is_drawn_with_engines_on_the_gpu(model, machine):
     assert computing(machine) > 10 and any("denoiser" in name for name in machine.trt.built)
 
 
+@pytest.mark.slow
 def test_no_engine_of_a_gpu_is_opened_on_the_host(model, machine, monkeypatch):
     """But for what varies in shape or is measured: those are ONNX Runtime's, as the plan has them."""
     plain, seen = coder_engines.open_engine, set()

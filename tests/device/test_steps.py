@@ -61,7 +61,7 @@ def by_hand(denoiser, x: np.ndarray, told, guidance: float, noise) -> np.ndarray
     return x
 
 
-@pytest.mark.parametrize(("windows", "prompts"), [(BATCH, 1), (BATCH, 2), (1, 2)])
+@pytest.mark.parametrize(("windows", "prompts"), [(BATCH, 1), (1, 2), pytest.param(BATCH, 2, marks=pytest.mark.slow)])
 def test_steps_are_those_of_the_host(denoiser, monkeypatch, tmp_path, windows, prompts):
     machine = put_in(monkeypatch, tmp_path)
     path, shapes, output = denoiser
