@@ -110,9 +110,9 @@ def test_figures_are_small_and_shown():
 
 
 def words(text: str) -> str:
-    """Without how lines are broken, which click's versions do unlike, and without -h: click keeps a command's help option
-    as the first context asked for it, and tests ask without the group's."""
-    return " ".join(text.split()).replace("-h, --help", "--help")
+    """Without how lines are broken, which click's versions do unlike, and without -h: click keeps a command's help
+    option as the first context asked for it, and tests ask without the group's."""
+    return "".join(text.split()).replace("-h,--help", "--help")
 
 
 def test_the_page_of_commands_is_what_would_be_written():
@@ -128,4 +128,4 @@ def test_the_page_of_commands_has_what_help_prints(capsys):
         names = widefield.list_commands(context)
     for name in names:
         main([name, "--help"])
-        assert f"## {name} ```text {words(capsys.readouterr().out)} ```" in text, "run python scripts/commands.py"
+        assert f"##{name}```text{words(capsys.readouterr().out)}```" in text, "run python scripts/commands.py"
