@@ -138,6 +138,7 @@ def test_frozen_norms_biases_and_residuals_are_one_call_each(embedded):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own, within
 def test_inductor_compiles_a_graph_whole(embedded):
     """On a CPU it is not used; that it takes the module in one piece, own operations included, is what counts here."""
     component = embedded.decoder
