@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
@@ -21,6 +22,9 @@ except WidefieldError as fault:
     print(fault)
 """
 TENSORRT = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+WITH_TENSORRT = pytest.mark.skipif(
+    not any(map(find_spec, TENSORRT)), reason="TensorRT-RTX is not installed: pip install widefield[rtx]"
+)
 
 
 @pytest.mark.skipif(find_driver().cuda is not None, reason="a GPU is here: engines may open")
@@ -28,7 +32,7 @@ TENSORRT = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
     ("backend", "blocked", "said"),
     [
         ("trt", TENSORRT, "engine trt needs tensorrt; pip install 'widefield[trt]', or 'widefield[rtx]'"),
-        ("trt", ("cupy",), "needs cupy; pip install 'widefield[gpu]'"),
+        pytest.param("trt", ("cupy",), "needs cupy; pip install 'widefield[gpu]'", marks=WITH_TENSORRT),
         ("auto", (*TENSORRT, "torch"), "engine ort cannot use a GPU"),
         ("tensorflow", (), "no engine 'tensorflow'; there are auto, ort"),
     ],

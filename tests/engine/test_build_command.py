@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from cli.runner import run
@@ -51,5 +53,6 @@ def test_how_far_the_builder_is_is_told(two_graphs, monkeypatch, capsys):
 
 @pytest.mark.skipif(find_driver().cuda is not None, reason="a GPU is here")
 def test_without_a_gpu_it_is_one_line(two_graphs, capsys):
-    assert "cuda:0" in run(capsys, "build").fault()
+    there = any(map(find_spec, ("tensorrt", "tensorrt_rtx_bindings")))
+    assert ("cuda:0" if there else "needs tensorrt; pip install") in run(capsys, "build").fault()
     assert "name cuda:0" in run(capsys, "build", "--device", "cpu").fault()
