@@ -123,7 +123,7 @@ RUN: dict[str, Callable[[Any], Any]] = {
     "summary": option(
         "--summary", metavar="auto|exact|sampled|FILE", section="Summary",
         help="How the picture's statistics are found before it is made: over all of it, over a sample, or in an "
-        f"earlier run; auto is exact up to 4 megapixels ({DEFAULT.summary}).",
+        f"earlier run; auto is exact up to 4 megapixels, where that is cheap ({DEFAULT.summary}).",
     ),
     "cells": option(
         "--cells", type=click.IntRange(1), metavar="N", section="Summary",
