@@ -12,7 +12,8 @@ from widefield.engine import Engine, EngineOptions, open_engine
 Array = NDArray[np.float32]
 SCORES_NBYTES = 1 << 20  # of one block: what stays in a core's second cache
 LARGEST_SCORES_NBYTES = 16 << 20
-FEW_ROWS = 64  # fewer of them do not pay for transposing the keys, which every block does
+PACKED_NBYTES = 1 << 20
+FEW_ROWS = 64  # fewer of them do not pay for packing the keys, which every block does
 
 
 def block_rows(tokens: int) -> int:
@@ -21,10 +22,10 @@ def block_rows(tokens: int) -> int:
     return max(16, min(max(fit, FEW_ROWS), limit) // 16 * 16)
 
 
-def block_nbytes(queries: int, tokens: int, width: int) -> int:
-    """What one call with so many queries allocates: scores and weights of a block, the keys transposed."""
-    rows = min(queries, block_rows(tokens))
-    return 4 * (2 * rows * tokens + tokens * width)
+def block_nbytes(queries: int, tokens: int) -> int:
+    """What one call with so many queries allocates: the scores of a block, which become its weights in place, and what
+    a product packs of the keys."""
+    return 4 * min(queries, block_rows(tokens)) * tokens + PACKED_NBYTES
 
 
 class Attention:

@@ -14,6 +14,7 @@ from widefield.bundle import Bundle, Component, GraphSpec, evaluate
 from widefield.certificate import certified_tiles
 from widefield.coder import has_interior
 from widefield.sampling import CELL, SWEEP_TILE, stages
+from widefield.scratch import Rooms
 from widefield.store.spec import level_sizes
 from widefield.tiles import input_shapes
 
@@ -34,8 +35,8 @@ WEIGHTS = {"ort": 3.0, "openvino": 3.0, "torch": 3.0, "trt": 1.5}
 RUNTIME_NBYTES = {"ort": 64 * MIB, "openvino": 72 * MIB, "torch": 320 * MIB, "trt": 400 * MIB}
 # Small pieces that a thread's heap keeps.
 WORKER_NBYTES = {"ort": 32 * MIB, "openvino": 48 * MIB, "torch": 48 * MIB, "trt": 8 * MIB}
-HELD_ROOM = 1.3  # of what lives between two stages: rooms are used again, and some are too large
 SQUARES_A_CALL = 4
+BETWEEN = "values between stages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def stream_buffers(setting: Setting) -> list[Buffer]:
     if component.attentions:
         buffers += [
             Buffer("attention keys", "host", "both", 4 * keys * width_),
-            Buffer("attention blocks", "host", "stream", block_nbytes(batch * queries, keys, width_) * workers),
+            Buffer("attention blocks", "host", "stream", block_nbytes(batch * queries, keys) * workers),
         ]
     if request.source_nbytes:
         buffers.append(Buffer("picture read", "host", "both", request.source_nbytes))
@@ -184,28 +185,41 @@ def stream_buffers(setting: Setting) -> list[Buffer]:
     return buffers
 
 
-def measure_buffers(setting: Setting, stream: list[Buffer]) -> tuple[int, int, list[Buffer]]:
-    """(squares a call, bytes that may be held in memory, buffers) of the sweep."""
-    component, workers = setting.component, setting.workers
-    if not component.sites:
-        return 1, 0, []
-    passes = _passes(setting)
-    each = max(_stage_nbytes(component, graph, tiles) for tiles in passes for graph in tiles.graphs)
-    buffers = [Buffer("sweep activations", "host", "measure", each * workers)]
-    for site in component.attentions:
-        tiles = next(t for t in passes if site.index < t.first + len(t.graphs))
-        queries = tiles.batch * component.values[site.query].shape(1, *tiles.side)[1]
-        blocks = block_nbytes(queries, setting.keys, site.width) * workers
-        buffers += [
-            Buffer("keys while they are saved", "host", "measure", 4 * setting.keys * site.width),
-            Buffer("sweep attention blocks", "host", "measure", blocks),
-        ]
-    held = _held_nbytes(component, passes)
-    others = sum(b.nbytes for b in (*stream, *buffers) if b.place == "host" and b.during in ("both", "measure"))
-    in_memory = max(0, min(int(held * HELD_ROOM), setting.request.memory_nbytes - others - 8 * MIB))
-    buffers.append(Buffer("values between stages", "host", "measure", in_memory))
-    buffers.append(Buffer("values between stages", "scratch", "measure", max(0, held - in_memory)))
-    return SQUARES_A_CALL, in_memory, buffers
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Of a sweep: what one of its steps works with, and the values that are held meanwhile."""
+
+    name: str
+    work_nbytes: int
+    held_nbytes: int = 0
+    in_files_nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """`batch` squares a call; `held_nbytes` may be held in memory; `work_nbytes` the most that a step works with; and
+    the buffers of the moment that takes most."""
+
+    batch: int
+    held_nbytes: int
+    work_nbytes: int
+    buffers: tuple[Buffer, ...]
+
+
+def measure_buffers(setting: Setting, stream: list[Buffer]) -> Measuring:
+    """Of the sweep. What there is beside its steps' work may all be held values."""
+    if not setting.component.sites:
+        return Measuring(1, 0, 0, ())
+    work = max(moment.work_nbytes for moment in _moments(setting, 0)[0])
+    others = sum(b.nbytes for b in stream if b.place == "host" and b.during == "both")
+    moments, held = _moments(setting, setting.request.memory_nbytes - others - work - 8 * MIB)
+    worst = max(moments, key=lambda moment: moment.work_nbytes + moment.held_nbytes)
+    buffers = (
+        Buffer(worst.name, "host", "measure", worst.work_nbytes),
+        Buffer(BETWEEN, "host", "measure", worst.held_nbytes),
+        Buffer(BETWEEN, "scratch", "measure", max(moment.in_files_nbytes for moment in moments)),
+    )
+    return Measuring(SQUARES_A_CALL, held, work, buffers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,17 +272,45 @@ def _stage_nbytes(component: Component, graph: GraphSpec, tiles: Pass) -> int:
     return int(live) + ends
 
 
-def _held_nbytes(component: Component, passes: list[Pass]) -> int:
-    """Peak bytes of what lives between two stages, over all tiles."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Of a held value in memory."""
+
+    nbytes: int
+
+
+def _moments(setting: Setting, limit_nbytes: int) -> tuple[list[Moment], int]:
+    """(every step of a sweep that may hold so much in memory, the most that it does hold).
+
+    Values are held and released in the sweep's order, so one that may hold no more than that most puts the same there.
+    """
+    component, workers, passes = setting.component, setting.workers, _passes(setting)
     order = [(tiles, graph) for tiles in passes for graph in tiles.graphs]
-    alive: dict[str, int] = {}
-    peak = 0
+    rooms: Rooms[_Place] = Rooms(limit_nbytes, _Place)
+    alive: dict[str, tuple[int, _Place | None]] = {}
+    found: list[Moment] = []
+
+    def hold(name: str, nbytes: int) -> None:
+        alive[name] = nbytes, rooms.take(nbytes)
+
+    def note(name: str, work_nbytes: int) -> None:
+        in_files = sum(nbytes for nbytes, place in alive.values() if place is None)
+        found.append(Moment(name, work_nbytes, rooms.used_nbytes, in_files))
+
     for site, (tiles, graph) in zip(component.sites, order, strict=True):
-        alive |= {n: tiles.nbytes(component, n) for n in graph.outputs if n in component.values}
+        for name in graph.outputs:
+            if name in component.values:
+                hold(name, tiles.nbytes(component, name))
+        note("sweep activations", _stage_nbytes(component, graph, tiles) * workers)
         if site.kind == "attention":
-            alive[site.result] = tiles.nbytes(component, site.query)
-        peak = max(peak, sum(alive.values()))
+            hold(site.result, tiles.nbytes(component, site.query))
+            queries = tiles.batch * component.values[site.query].shape(1, *tiles.side)[1]
+            note("sweep attention blocks", block_nbytes(queries, setting.keys) * workers)
         wanted = {n for _, later in order[site.index + 1 :] for n in later.inputs}
         wanted |= {s.query for s in component.sites[site.index + 1 :] if s.kind == "attention"}
-        alive = {n: nbytes for n, nbytes in alive.items() if n in wanted}
-    return peak
+        for name in [name for name in alive if name not in wanted]:
+            _, place = alive.pop(name)
+            if place is not None:
+                rooms.release(place)
+    keys = sum(4 * setting.keys * site.width for site in component.attentions)
+    return [*found, Moment("keys while they are saved", keys)], rooms.peak_nbytes

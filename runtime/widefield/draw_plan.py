@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from widefield.buffers import (
     ACTIVATIONS,
+    BETWEEN,
     MIB,
     RUNTIME_NBYTES,
     WEIGHTS,
     WORKER_NBYTES,
     Buffer,
+    Measuring,
     PlanRequest,
     Setting,
     measure_buffers,
@@ -125,7 +127,8 @@ def _working(generation: Generation, options: RunOptions, encoder_tile: tuple[in
     reach = math.prod(side + 2 * encoder.margin_cells for side in encoder_tile)
     tiles = 4 * (decoder.output_channels * px * (2 * tile[0] * tile[1] + PIXEL_COPIES * reach))
     one = 4 * channels * window
-    windows = one * ((block_strides(one) + 1) ** 2 + 8) * len(generation.levels)
+    block = (block_strides(one) + 1) ** 2  # windows, of which a block's parent and what it is held to are less
+    windows = one * (2 * block + 8) * len(generation.levels)
     return [
         Buffer("denoiser's activations", "host", "both", int(live * factor) * (workers + 1)),
         Buffer("autoencoder's activations", "host", "both", int(coders * factor) * workers),
@@ -140,8 +143,8 @@ def _peak(component: Component, tile: tuple[int, int]) -> int:
 
 
 def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], int]:
-    """(the largest sweep's buffers, bytes it may hold in memory)."""
-    found: list[tuple[int, list[Buffer], int]] = []
+    """(what the sweeps take, bytes that any of them may hold in memory)."""
+    found: list[Measuring] = []
     for index in range(generation.measured_levels):
         level = generation.levels[index]
         for component in (generation.bundle.decoder, generation.bundle.encoder):
@@ -153,8 +156,7 @@ def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], i
                 generation.bundle, component, level.height, level.width, request, tile, options.side_by_side, 1, False,
                 method, cells,
             )  # fmt: skip
-            _, held, buffers = measure_buffers(setting, [])
-            host = [replace(b, name=f"{b.name} ({component.name})") for b in buffers if b.place == "host" and b.nbytes]
-            found.append((sum(b.nbytes for b in host), host, held))
-    _, buffers, _ = max(found, key=lambda entry: entry[0], default=(0, [], 0))
-    return buffers, max((held for _, _, held in found), default=0)
+            found.append(measure_buffers(setting, []))
+    held = max((sweep.held_nbytes for sweep in found), default=0)
+    work = max((sweep.work_nbytes for sweep in found), default=0)
+    return [Buffer("sweep's steps", "host", "both", work), Buffer(BETWEEN, "host", "both", held)], held

@@ -200,12 +200,12 @@ def _plan(
         from widefield.device.plan import device_buffers, host_buffers
 
         stream = [*host_buffers(setting, stream), *device_buffers(setting)]
-    batch, held, measured = measure_buffers(setting, stream)
+    measuring = measure_buffers(setting, stream)
     convolutions = component.flops(rows, columns)
     each = convolutions + _attention_flops(setting)
     return Plan(
         component.name, height, width, scale, tile, request.batch, workers, threads, method, cells,
-        batch, held, request.memory_nbytes, tuple(stream + measured),
+        measuring.batch, measuring.held_nbytes, request.memory_nbytes, (*stream, *measuring.buffers),
         flops=each * tiles,
         tile_flops=each,
         tile_nbytes=max(graph.peak_nbytes(request.batch, rows, columns) for graph in component.border),

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from bisect import insort
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,42 +112,66 @@ class HeldArray:
             self._file = None
 
 
-class Scratch:
-    """Gives out held arrays: in memory while `limit_nbytes` lasts, then in files in `folder`.
+class Room(Protocol):
+    """A piece of memory, or what stands for one in a plan."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+Some = TypeVar("Some", bound=Room)
+
+
+class Rooms(Generic[Some]):
+    """Pieces of memory that together, in use and free, have at most `limit_nbytes`. `make` gives one of a size.
 
     What is released is kept for arrays of about its size: memory fresh from the kernel costs more to touch first than a
-    convolution takes to fill it.
+    convolution takes to fill it. A plan that makes rooms of nothing learns what a run will use.
     """
 
-    def __init__(self, limit_nbytes: int, folder: Path) -> None:
+    def __init__(self, limit_nbytes: int, make: Callable[[int], Some]) -> None:
         self.limit_nbytes = limit_nbytes
+        self.used_nbytes = self.peak_nbytes = 0
+        self._make = make
+        self._free: list[Some] = []  # the smallest first
+
+    def take(self, nbytes: int) -> Some | None:
+        """A free one that is not much too large, or a new one in place of free ones; None where neither is there."""
+        for index, room in enumerate(self._free):
+            if nbytes <= room.nbytes <= LARGEST_WASTE * nbytes:
+                return self._free.pop(index)
+        while self._free and self.used_nbytes + nbytes > self.limit_nbytes:
+            self.used_nbytes -= self._free.pop().nbytes
+        if self.used_nbytes + nbytes > self.limit_nbytes:
+            return None
+        self.used_nbytes += nbytes
+        self.peak_nbytes = max(self.peak_nbytes, self.used_nbytes)
+        return self._make(nbytes)
+
+    def release(self, room: Some) -> None:
+        """Take it back, to give it out again."""
+        insort(self._free, room, key=lambda room: room.nbytes)
+
+
+class Scratch:
+    """Gives out held arrays: in memory while `limit_nbytes` lasts, then in files in `folder`."""
+
+    def __init__(self, limit_nbytes: int, folder: Path) -> None:
         self.folder = folder
-        self.used_nbytes = 0  # of rooms, in use and free
+        self.rooms: Rooms[Array] = Rooms(limit_nbytes, lambda nbytes: np.empty(nbytes // 4, np.float32))
         self.spilled_nbytes = 0
-        self._free: list[Array] = []
 
     def hold(self, shape: tuple[int, ...]) -> HeldArray:
         """Room for a float32 array of that shape; what it holds is not defined."""
-        room = self._room(math.prod(shape))
+        nbytes = 4 * math.prod(shape)
+        room = self.rooms.take(nbytes)
         if room is not None:
             return HeldArray(shape, room=room)
-        self.spilled_nbytes += 4 * math.prod(shape)
+        self.spilled_nbytes += nbytes
         return HeldArray(shape, folder=self.folder)
-
-    def _room(self, size: int) -> Array | None:
-        """A free one that is not much too large, or a new one in place of free ones; None where neither is possible."""
-        for index, room in enumerate(self._free):  # the smallest first
-            if size <= room.size <= LARGEST_WASTE * size:
-                return self._free.pop(index)
-        while self._free and self.used_nbytes + 4 * size > self.limit_nbytes:
-            self.used_nbytes -= self._free.pop().nbytes
-        if self.used_nbytes + 4 * size > self.limit_nbytes:
-            return None
-        self.used_nbytes += 4 * size
-        return np.empty(size, np.float32)
 
     def release(self, held: HeldArray) -> None:
         """Take the room back."""
         if held.room is not None:
-            self._free = sorted([*self._free, held.room], key=lambda room: room.size)
+            self.rooms.release(held.room)
         held.close()

@@ -107,8 +107,8 @@ def test_rooms_are_used_again_and_never_shared_within_the_limit(limit, steps):
                 alive.append((held, number))
             else:
                 scratch.release(alive.pop(size % len(alive))[0])
-            assert scratch.used_nbytes <= limit
-            assert sum(held.nbytes for held, _ in alive if held.in_memory) <= scratch.used_nbytes
+            assert scratch.rooms.used_nbytes <= limit
+            assert sum(held.nbytes for held, _ in alive if held.in_memory) <= scratch.rooms.used_nbytes
             for held, value in alive:
                 assert (held.load(0, held.shape[0]) == value).all()
         for held, _ in alive:
