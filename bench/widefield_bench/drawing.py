@@ -7,9 +7,9 @@ cold    1024 x 1024 px in the middle of 524,288 x 524,288, in a fresh process: s
 whole   a picture written as .tif in a fresh process: seconds, Mpx/s, and the peak of the resident set above the idle
         process against the budget and what was planned.
 looks   of every level against the one below: `correlation` of its box mean with it; `detail`, the energy above that
-        one's Nyquist frequency over its cubic enlargement's; `seams`, down and across: the mean absolute gradient
-        across cells' borders where the last phase's windows fade into each other, over that beside there, and the
-        standard error of that between overlaps.
+        one's Nyquist frequency over its cubic enlargement's. And of the last level `seams`, down and across: the mean
+        absolute gradient across cells' borders where the last phase's windows fade into each other, over that at the
+        same borders of the same picture where its windows lie elsewhere and do not, and its standard error.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,28 +146,64 @@ def detail(level: NDArray[Any], enlarged: NDArray[Any], times: int) -> float:
     return energies[0] / energies[1]
 
 
-def overlaps(axis: Axis) -> list[tuple[int, int]]:
-    """Where two neighbouring windows both lie, in cells."""
-    return [(axis.origin(k), axis.origin(k - 1) + axis.window) for k in range(1, axis.count)]
+def fading(axis: Axis) -> NDArray[np.bool_]:
+    """Of each border between two cells, whether it lies inside of what two neighbouring windows share."""
+    borders = np.zeros(axis.size - 1, np.bool_)
+    for k in range(1, axis.count):
+        borders[axis.origin(k) : axis.origin(k - 1) + axis.window - 1] = True
+    return borders
 
 
-def seams(pixels: NDArray[Any], where: Sequence[tuple[int, int]], cell: int, axis: int) -> tuple[float, float]:
-    """Mean absolute gradient across the cells' borders within `where`, over that across as many on both sides of it.
+def seams(
+    pictures: Sequence[NDArray[Any]], where: Sequence[NDArray[np.bool_]], cell: int, axis: int, blocks: int = 12
+) -> tuple[float, float]:
+    """Mean absolute gradient across cells' borders where `where`, over that across the same borders where not.
 
-    Gives the ratio and its standard error, by leaving out one overlap after the other.
+    `pictures` are one picture, drawn with windows in different places; `where` says of each which borders windows fade
+    at. A border counts if it is so in one of them and not in another, so what the picture shows there has no part in
+    it. Gives the ratio and its standard error, by leaving out one of so many stripes after the other.
     """
-    grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
-    steps = np.abs(np.diff(grey, axis=0)).mean(1)[cell - 1 :: cell]  # steps[b - 1]: across border b
-    taken = {b for low, high in where for b in range(low, high + 1)}
-    found = []
-    for low, high in where:
-        inner = range(low + 1, high)
-        beside = [b for b in (*range(low - len(inner), low), *range(high + 1, high + 1 + len(inner))) if b not in taken]
-        if beside and min(beside) > 1 and max(beside) < len(steps):  # the picture's own border is no measure
-            found.append((np.mean([steps[b - 1] for b in inner]), np.mean([steps[b - 1] for b in beside])))
-    on, by = np.asarray(found).T
+    steps = []
+    for pixels in pictures:
+        grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
+        steps.append(np.abs(np.diff(grey, axis=0)).mean(1)[cell - 1 :: cell])  # [b]: across the end of cell b
+    found, fades = np.stack(steps)[:, : len(where[0])], np.stack(where)
+    counts = fades.any(0) & ~fades.all(0)
+    on, by = (np.where(some, found, 0).sum(0)[counts] / some.sum(0)[counts] for some in (fades, ~fades))
+    on, by = (np.array([part.sum() for part in np.array_split(values, blocks)]) for values in (on, by))
     without = (on.sum() - on) / (by.sum() - by)
-    return float(on.sum() / by.sum()), float(np.sqrt((len(on) - 1) * without.var()))
+    return float(on.sum() / by.sum()), float(np.sqrt((blocks - 1) * without.var()))
+
+
+def _drawn_with(picture: Any, shift: int) -> tuple[NDArray[Any], Any]:
+    """The last level's pixels with its windows moved, and where these are in its last phase."""
+    from widefield.geometry import Region
+    from widefield.memo import Memo
+    from widefield_kernels.epilogue import to_pixels_reference
+
+    generation = picture.generation
+    engine = picture.options.engine_options(workers=picture.options.side_by_side)
+    plan = picture.draw_plan()
+    options = generation.cascade_options(engine, held_nbytes=plan.held_nbytes, shift=(shift, shift))
+    with closing(generation.cascade(Memo(plan.memo_nbytes), options)) as cascade:
+        height, width = generation.size_px
+        values = cascade.pixels[-1].read(Region(0, 0, height, width))
+        level = generation.levels[-1]
+        return to_pixels_reference(values)[0], cascade.grid(level).phase(level.phases - 1)
+
+
+def _seams(picture: Any) -> dict[str, Any]:
+    """Four times the picture, its windows moved by a quarter of their stride each time."""
+    stride = picture.cascade().grid(picture.generation.levels[-1]).stride
+    drawn = [_drawn_with(picture, stride[0] * quarter // 4) for quarter in range(4)]
+    pictures, cell = [pixels for pixels, _ in drawn], picture.generation.bundle.scale
+    found = [
+        seams(pictures, [fading((grid.rows, grid.columns)[axis]) for _, grid in drawn], cell, axis) for axis in (0, 1)
+    ]
+    return {
+        "seams": [round(ratio, 4) for ratio, _ in found],
+        "seams_error": [round(error, 4) for _, error in found],
+    }
 
 
 def _looks(case: DrawingCase) -> dict[str, Any]:
@@ -182,18 +219,15 @@ def _looks(case: DrawingCase) -> dict[str, Any]:
             cubic = cascade.enlarged(level)
             height, width = levels[index].shape[:2]
             parent, _ = to_pixels_reference(cubic.read(Region(0, 0, height, width)))
-            grid, cell = cascade.grid(level).phase(level.phases - 1), cascade.bundle.scale
-            found = [seams(levels[index], overlaps(a), cell, n) for n, a in enumerate((grid.rows, grid.columns))]
             rows.append(
                 {
                     "level": index,
                     "size_px": [width, height],
                     "correlation": round(correlation(levels[index], levels[index - 1]), 4),
                     "detail": round(detail(levels[index], parent, times), 3),
-                    "seams": [round(ratio, 4) for ratio, _ in found],
-                    "seams_error": [round(error, 4) for _, error in found],
                 }
             )
+        rows[-1] |= _seams(picture)
     return {"levels": rows}
 
 

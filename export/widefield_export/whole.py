@@ -24,7 +24,7 @@ from widefield_export.text_encoders import Rule, rule_of
 from widefield_export.weights import DTYPES, FLOAT32
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
-ADVICE = ("steps", "guidance", "strength", "detail_steps", "detail_guidance", "detail_phases", "growth")
+ADVICE = ("steps", "guidance", "strength", "detail_steps", "detail_guidance", "detail_phases", "anchor", "growth")
 _OPTIONAL = ("text_encoder_3",)  # SD3 does without its T5: zeros stand for it
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.anchor import Anchor
 from widefield.buffers import Method
 from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
@@ -52,14 +53,16 @@ NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened:
 @dataclass(frozen=True, slots=True)
 class CascadeOptions:
     """`tile` and `encoder_tile` are what decoder and encoder compute at a time, in cells; `stride` how far windows are
-    apart. `seed` is the picture's. Measured summaries are kept in the folder `summaries`, where one is named; measuring
-    one may hold `held_nbytes` in memory."""
+    apart, and `shift` moves those of the last level, to see what their place does. `seed` is the picture's. Measured
+    summaries are kept in the folder `summaries`, where one is named; measuring one may hold `held_nbytes` in memory.
+    """
 
     seed: int = 0
     sampler: str | None = None
     tile: tuple[int, int] = (32, 32)
     encoder_tile: tuple[int, int] = (32, 32)
     stride: tuple[int, int] | None = None
+    shift: tuple[int, int] = (0, 0)
     batch: int = 1
     engine: EngineOptions = field(default_factory=EngineOptions)
     summaries: Path | None = None
@@ -153,14 +156,18 @@ class Cascade:
             assert clean is not None
             return clean
         keep, noise = runs[0].steps[0].keep, runs[0].steps[0].noise
+        grid, first = self.grid(level), 0
+        anchor = None
         if level.strength == 1.0:
             clean, keep, noise = None, 0.0, runs[0].initial
+        elif clean is not None and level.anchor > 0.0:
+            anchor = clean, Anchor(grid.window, level.anchor)
         latents: Source = Noised(clean, Noise(Draw(self.options.seed, level.index, 0), shape), keep, noise)
-        grid, first = self.grid(level), 0
         for index, run in enumerate(runs):
             phase = Phase(run.steps, self.options.seed, level.index, first, level.guidance)
             name = "window", level.index, index
-            latents = Windowed(name, latents, grid.phase(index), phase, self.denoiser, self.memo)
+            held = anchor if index == len(runs) - 1 else None
+            latents = Windowed(name, latents, grid.phase(index), phase, self.denoiser, self.memo, held)
             first += len(run.steps)
         return latents
 
@@ -181,7 +188,8 @@ class Cascade:
         """Where a level's windows lie in its first phase."""
         window = self.window.rows, self.window.columns
         stride = self.options.stride or (max(1, window[0] * 3 // 4), max(1, window[1] * 3 // 4))
-        return WindowGrid((level.height, level.width), window, stride)
+        shift = self.options.shift if level.index == len(self.levels) - 1 else (0, 0)
+        return WindowGrid((level.height, level.width), window, stride, shift)
 
     def _decoded(self, level: Level, latents: Source) -> Coded:
         decoder = self.bundle.decoder

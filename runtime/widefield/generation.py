@@ -42,7 +42,8 @@ class Recipe:
 
     `steps`, `guidance` and `phases` of levels 0, 1, ..., `strength` of levels 1, 2, ...: the last number holds for all
     levels after; a single one of `steps` or `guidance` is level 0's. `window` (rows, columns) and `stride` in latents.
-    `growth`, how many times a level's sides are those of the one below.
+    `growth`, how many times a level's sides are those of the one below. `anchor`, how far a window is held to the level
+    below it: coarser than this share of its side; 0, not at all.
     """
 
     steps: int | tuple[int, ...] | None = None
@@ -54,6 +55,7 @@ class Recipe:
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     growth: int | None = None
+    anchor: float | None = None
 
 
 RECIPE = frozenset(field.name for field in fields(Recipe))
@@ -129,7 +131,10 @@ class Generation:
             if recipe.phases is not None
             else (_first_phases(sizes[0], window, steps[0]), self.defaults.detail_phases)
         )
-        return make_levels(sizes, schedule, steps=steps, strengths=strengths, phases=phases, guidance=self.guidance)
+        anchor = self.defaults.anchor if recipe.anchor is None else recipe.anchor
+        return make_levels(
+            sizes, schedule, steps=steps, strengths=strengths, phases=phases, guidance=self.guidance, anchor=anchor
+        )
 
     @property
     def batch(self) -> int:

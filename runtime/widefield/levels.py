@@ -38,7 +38,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level. `strength` 1 starts from noise alone."""
+    """One level. `strength` 1 starts from noise alone; `anchor` is the width of anchor.py's means, 0 for none."""
 
     index: int
     size: Size
@@ -46,6 +46,7 @@ class Level:
     strength: float
     phases: int
     guidance: float
+    anchor: float = 0.0
 
     @property
     def height(self) -> int:
@@ -132,22 +133,29 @@ def make_levels(
     strengths: Sequence[float],
     phases: Sequence[int],
     guidance: Sequence[float] = (1.0,),
+    anchor: float = 0.0,
 ) -> tuple[Level, ...]:
     """Levels of those sizes. `steps`, `phases` and `guidance` begin with level 0, `strengths` with level 1, as level 0
-    is drawn whole; the last of each holds for all levels after. `steps` are those that are run.
+    is drawn whole; the last of each holds for all levels after. `steps` are those that are run. `anchor` is of all but
+    level 0.
 
-    BadRequest for strengths outside [0, 1], for less than one step or phase, and for steps of level 0 without a table.
+    BadRequest for strengths or an anchor outside [0, 1], for less than one step or phase, and for steps of level 0
+    without a table.
     """
     if not steps or not strengths or not phases or min(*steps, *phases) < 1:
         raise BadRequest(f"{list(steps)} steps in {list(phases)} phases are none; wanted 1 or more of each")
     if not all(0.0 <= s <= 1.0 for s in strengths):
         raise BadRequest(f"strengths {list(strengths)}; wanted each from 0 (the parent, enlarged) to 1 (only noise)")
+    if not 0.0 <= anchor <= 1.0:
+        raise BadRequest(f"anchor {anchor}; wanted from 0 (windows go their own way) to 1, a share of a window's side")
     schedule.run(steps[0])
     levels = []
     for index, size in enumerate(sizes):
         strength = strengths[min(index, len(strengths)) - 1] if index else 1.0
         count = schedule.count(_at(steps, index), strength)
-        levels.append(Level(index, size, count, strength, _at(phases, index), _at(guidance, index)))
+        levels.append(
+            Level(index, size, count, strength, _at(phases, index), _at(guidance, index), anchor if index else 0.0)
+        )
     return tuple(levels)
 
 

@@ -20,7 +20,8 @@ schedulers   file         tables of widefield.schedule, called NAME/COUNT and NA
              samplers     by name: class, config, keys: the NAME of the tables for each of the denoiser's windows
 defaults     sampler, steps, guidance, strength; guidance_kind: "free" (two calls: prompt and negative), "embedded" (an
              input of the denoiser) or "none"; of levels that are not drawn from noise, and optional: detail_steps in
-             detail_phases, detail_guidance (null: guidance) and growth, how many times the level below they are
+             detail_phases, detail_guidance (null: guidance), anchor (widefield.anchor) and growth, how many times the
+             level below they are
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ class Defaults:
     detail_guidance: float | None = None
     growth: int = 2
     detail_phases: int = 2
+    anchor: float = 3 / 16  # three quarters of what windows overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,7 @@ def _defaults(entry: Mapping[str, Any]) -> Defaults:
         str(entry["sampler"]), int(entry["steps"]), float(entry["guidance"]), float(entry["strength"]),
         entry["guidance_kind"], int(entry.get("detail_steps", 2)), None if detail is None else float(detail),
         int(entry.get("growth", 2)), int(entry.get("detail_phases", 2)),
+        float(entry.get("anchor", 3 / 16)),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@
 
 Noise that steps draw is that of the window's coordinates, the same in all windows that cover a cell. With as many
 phases as steps this is MultiDiffusion (Bar-Tal et al., 2023); with fewer, windows go their own way for some steps, and
-a region needs fewer of them.
+a region needs fewer of them. Those of a level's last phase may be held to the level below (anchor.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.anchor import Anchor
 from widefield.denoise import Denoiser
 from widefield.field import Field
 from widefield.geometry import Region
@@ -54,7 +55,10 @@ class Phase:
 
 
 class Windowed(Field):
-    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of whole strides."""
+    """The latents after a phase. Windows are kept in the memo; a region is made in blocks of whole strides.
+
+    `held` are the level below, enlarged and encoded, and how windows are held to it.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,9 @@ class Windowed(Field):
         phase: Phase,
         denoiser: Callable[[], Denoiser],
         memo: Memo,
+        held: tuple[Source, Anchor] | None = None,
     ) -> None:
+        self.held = held
         self.name, self.parent, self.grid, self.phase, self.memo = name, parent, grid, phase, memo
         self.channels, self.height, self.width = parent.channels, parent.height, parent.width
         self._denoiser = denoiser
@@ -94,12 +100,17 @@ class Windowed(Field):
         boxes = [cast(tuple[Hashable, Box], key)[1] for key in keys]
         whole = around(boxes)
         parent = self.parent.read(whole)  # at once, so that what it is made of is made side by side
+        below = None if self.held is None else self.held[0].read(whole)
         batches = list(batched(zip(keys, boxes, strict=True), denoiser.batch))
 
         def denoised(batch: Sequence[tuple[Hashable, Box]]) -> Array:
             regions = [Region(*box).shifted(-whole.y0, -whole.x0) for _, box in batch]
             x = np.stack([parent[:, *region.slices] for region in regions])
-            return self._denoised(denoiser, x, [box for _, box in batch])
+            x = self._denoised(denoiser, x, [box for _, box in batch])
+            if self.held is not None and below is not None:
+                for made, region in zip(x, regions, strict=True):
+                    made[...] = self.held[1].held(made, below[:, *region.slices])
+            return x
 
         for batch, made in zip(batches, denoiser.threads.map(denoised, batches), strict=True):
             yield from zip([key for key, _ in batch], made, strict=True)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from widefield_bench.drawing import DrawingCase, correlation, detail, measure, overlaps, seams
+from widefield_bench.drawing import DrawingCase, correlation, detail, fading, measure, seams
 from widefield_kernels.windows import WindowGrid
 
 
@@ -31,19 +31,28 @@ def test_detail_counts_what_is_finer_than_the_parent():
     assert detail(coarse, coarse, 2) == pytest.approx(1)
 
 
+def test_windows_fade_between_the_cells_that_they_share():
+    axis = WindowGrid((40, 40), (16, 16), (12, 12), (6, 6)).rows
+    assert [axis.origin(k) for k in range(axis.count)] == [0, 6, 18, 24]
+    assert np.flatnonzero(fading(axis)).tolist() == [*range(6, 15), *range(18, 21), *range(24, 33)]
+
+
 @pytest.mark.parametrize("axis", [0, 1])
-def test_seams_are_seen(axis):
-    grid = WindowGrid((64, 64), (16, 16), (12, 12), (6, 6))
-    where = overlaps(grid.rows)
-    assert where == [(6, 16), (18, 22), (30, 34), (42, 46), (48, 58)]
+def test_seams_are_seen_whatever_the_picture_shows(axis):
+    grids = [WindowGrid((64, 64), (16, 16), (12, 12), (shift, shift)) for shift in (0, 3, 6, 9)]
+    where = [fading(grid.rows) for grid in grids]
     pixels = noise(512) / 20
-    ratio, error = seams(pixels, where, 8, axis)
+    np.moveaxis(pixels, axis, 0)[::24] += 40  # of the picture, and oftener in one grid's overlaps than in another's
+    pictures = [pixels + noise(512, 1 + seed) / 40 for seed in range(4)]
+    ratio, error = seams(pictures, where, 8, axis)
     assert ratio == pytest.approx(1, abs=3 * error) and error < 0.03
-    other = pixels.copy()
-    for low, high in where:  # a step in the middle of an overlap
-        np.moveaxis(other, axis, 0)[4 * (low + high) :] += 3
-    assert seams(other, where, 8, axis)[0] > 1.05
-    assert seams(other, where, 8, 1 - axis)[0] == pytest.approx(1, abs=0.05)
+    others = [picture.copy() for picture in pictures]
+    for other, grid in zip(others, grids, strict=True):
+        for k in range(1, grid.rows.count):  # a step in the middle of what two windows share
+            middle = (grid.rows.origin(k) + grid.rows.origin(k - 1) + 16) // 2
+            np.moveaxis(other, axis, 0)[8 * middle :] += 9
+    assert seams(others, where, 8, axis)[0] > 1.02
+    assert seams(others, where, 8, 1 - axis)[0] == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.slow

@@ -92,7 +92,10 @@ def test_seeds_levels_and_prompts_tell_pictures_apart(small):
     region = Region(0, 0, 8, 8)
     corner = cascade(bundle, size).latents[-1].read(region)
     assert first.digest(-1, ORT) == generation(bundle, size).digest(2, EngineOptions("ort", threads=3))
-    changes = {"seed": 8}, {"strength": 0.75}, {"guidance": 2.0}, {"steps": 5}, {"prompt": "dawn"}, {"negative": "sea"}
+    changes = (
+        {"seed": 8}, {"strength": 0.75}, {"guidance": 2.0}, {"steps": 5}, {"prompt": "dawn"}, {"negative": "sea"},
+        {"anchor": 0.0},
+    )  # fmt: skip
     for changed in changes:
         assert generation(bundle, size, **changed).digest(-1, ORT) != first.digest(-1, ORT)
         other = cascade(bundle, size, **changed)
@@ -104,6 +107,17 @@ def test_strength_zero_is_the_parent_enlarged_and_encoded(small):
     still = cascade(bundle, (130, 200), strength=0.0)
     region = Region(3, 5, 20, 30)
     np.testing.assert_array_equal(still.latents[-1].read(region), still.encoded[-1].read(region))
+
+
+def test_windows_are_held_to_the_level_below(small):
+    """Away from the picture's edge the means of all windows are those of what they were made from."""
+    _, bundle = small
+    whole, held, free = Region(0, 0, 29, 42), *(cascade(bundle, (116, 168), anchor=width) for width in (0.25, 0.0))
+    wanted = held.encoded[-1].read(whole)
+    far, near = (np.abs((of.latents[-1].read(whole) - wanted).mean((1, 2))).max() for of in (free, held))
+    assert near < 0.15 * far
+    only_noise = cascade(bundle, (116, 168), anchor=0.25, strength=1.0)
+    assert only_noise.latents[-1].held is None
 
 
 def test_a_region_is_encoded_before_it_is_denoised_where_there_is_room(small):

@@ -67,6 +67,8 @@ def test_the_last_numbers_hold_for_all_levels_after():
         ({"phases": (0,)}, "wanted 1 or more"),
         ({"strengths": (1.5,)}, "wanted each from 0"),
         ({"strengths": (float("nan"),)}, "wanted each from 0"),
+        ({"anchor": -0.1}, "wanted from 0"),
+        ({"anchor": float("nan")}, "wanted from 0"),
     ],
 )
 def test_nonsense_is_refused(asked, said):

@@ -95,6 +95,11 @@ DRAWING = (
         "--growth", type=int, metavar="N", section="Drawing",
         help="How many times the level below it each level is, 2 or 4 (the model's own).",
     ),
+    arguments.option(
+        "--anchor", type=float, metavar="X", section="Drawing",
+        help="What of a window is held to the level below: what is coarser than this share of its side; 0: nothing "
+        "(the model's own, mostly 0.1875).",
+    ),
     arguments.option("--sampler", metavar="NAME", section="Drawing", help="One of the bundle's (its default)."),
     arguments.option(
         "--window", type=parse_tile, metavar="ROWSxCOLUMNS", section="Drawing",
