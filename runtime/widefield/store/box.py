@@ -4,10 +4,10 @@
 
 Shapes   a: (h, w, 3); out: (ceil(h/2), ceil(w/2), 3); an odd edge counts its last row or column twice.
 Numbers  uint8 in and out, uint16 between: exact.
-Speed    even and odd rows are widened into two flat arrays, which are added; the sum over columns adds the flat
-         result to itself, three further, which makes every second pixel rubbish and needs no strides; three strided
-         copies take the others out. Each step is one NumPy call on a long flat array: it runs at the cache's speed,
-         and without the interpreter's lock. It wants `a` in the cache (after its encoder): from memory, twice as long.
+Speed    even and odd rows are added into a flat array; the sum over columns adds that to itself, three further, which
+         makes every second pixel rubbish and needs no strides; three strided copies take the others out. Each step is
+         one NumPy call on a long flat array: it runs at the cache's speed, and without the interpreter's lock. Large
+         pictures go in strips whose arrays stay in a core's own cache. It wants `a` there, too (after its encoder).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 
 _TWO = np.uint16(2)
+_STRIP_NBYTES = 384 << 10  # of a picture
 
 
 def box_reference(a: Pixels) -> Pixels:
@@ -41,19 +42,23 @@ def box(a: Pixels, *, out: Pixels | None = None) -> Pixels:
         a = np.pad(a, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         height, width, _ = a.shape
     pairs = np.ascontiguousarray(a).reshape(height // 2, 2, width * 3)
-    wide = scratch("box", 2 * a.size).view("<u2").reshape(2, -1)
-    np.copyto(wide.reshape(2, height // 2, width * 3).transpose(1, 0, 2), pairs)
-    sums, rows = wide  # both are used again, as what lies in the cache is what counts
-    np.add(sums, rows, out=rows)
+    out = np.empty((height // 2, width // 2, 3), np.uint8) if out is None else out
+    strip = max(1, _STRIP_NBYTES // (width * 6))
+    for top in range(0, height // 2, strip):
+        _halve(pairs[top : top + strip], out[top : top + strip].reshape(-1))
+    return out
+
+
+def _halve(pairs: Pixels, flat: Pixels) -> None:
+    """Of (rows, 2, width * 3), into the flat result."""
+    rows, sums = scratch("box", 2 * pairs.size).view("<u2").reshape(2, -1)
+    np.add(pairs[:, 0], pairs[:, 1], out=rows.reshape(len(pairs), -1), dtype=np.uint16)
     np.add(rows[:-3], rows[3:], out=sums[:-3])
     sums += _TWO
     sums >>= _TWO
     low = sums.view(np.uint8)  # its even bytes are the results
-    out = np.empty((height // 2, width // 2, 3), np.uint8) if out is None else out
-    flat = out.reshape(-1)
     for channel in range(3):
         flat[channel::3] = low[2 * channel :: 12]
-    return out
 
 
 _owned = threading.local()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -101,7 +102,8 @@ class PyramidWriter:
     # What callers give.
 
     def put(self, row: int, column: int, pixels: Pixels, *, half: Pixels | None = None) -> None:
-        """Take a level-0 tile, uint8 (h, w, 3), clipped or full, C-contiguous at best. Blocks while the queue is full.
+        """Take a level-0 tile, uint8 (h, w, 3), clipped or full, C-contiguous at best. While the queue is full, the
+        caller does a thread's work.
 
         A tile that is done, or was put before, is passed over. Call it from one thread.
         `half` is its box mean (box.py), clipped alike, when an engine's epilogue has made it already: it saves a sixth
@@ -119,8 +121,14 @@ class PyramidWriter:
                 raise ValueError(f"half of tile {row},{column} is uint8 ({height}, {width}, 3), got {half.shape}")
         if not self._given[row, column]:
             self._given[row, column] = True
-            self._places.get()
-            self._jobs.put(((0, row, column), pixels, half))
+            job = (0, row, column), pixels, half
+            try:
+                self._places.get_nowait()
+            except queue.Empty:
+                self._try(*job)
+                self._raise()
+            else:
+                self._jobs.put(job)
 
     def close(self) -> None:
         """Write what is queued, check that every tile of every level is there, and finish the store.
@@ -176,12 +184,15 @@ class PyramidWriter:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._places.put(None)
-            if self._error is not None:
-                continue  # keep the queue moving, so that nobody waits for ever
-            try:
-                self._make(*job)
-            except Exception as error:  # noqa: BLE001  it is raised again, at the next put or close
-                self._error = error
+            if self._error is None:  # else keep the queue moving, so that nobody waits for ever
+                self._try(*job)
+
+    def _try(self, key: Key, pixels: Pixels, half: Pixels | None) -> None:
+        try:
+            self._make(key, pixels, half)
+        except Exception as error:  # noqa: BLE001  it is raised again, at the next put or close
+            traceback.clear_frames(error.__traceback__)  # which hold mapped canvases
+            self._error = error
 
     def _make(self, key: Key, pixels: Pixels, half: Pixels | None = None) -> None:
         """Commit a tile, and every ancestor that it completes. `half`: its box mean, where somebody has it."""
@@ -190,7 +201,7 @@ class PyramidWriter:
             data = self._encode(key, pixels)  # first, since it brings the pixels into the cache for `box`
             completes = False
             if parent is not None and self._todo[parent[0]][parent[1:]]:
-                half = self._halved(pixels) if half is None else np.ascontiguousarray(half)
+                half = self._halved(pixels) if half is None else half
                 completes = self._canvases.put(parent, quarter, half, len(self._children(parent)))
             self._commit(key, data)
             if not completes or parent is None:
@@ -217,7 +228,7 @@ class PyramidWriter:
             self.bytes_written += len(data)
 
     def _assembled(self, key: Key) -> Pixels:
-        return self._canvases.take(key, *self._store.tile_shape(*key), self._store.spec.tile_px)
+        return self._canvases.take(key, *self._store.tile_shape(*key))
 
     def _parent(self, key: Key) -> tuple[Key | None, int]:
         """A tile's parent, None at the top, and which quarter of it the tile is."""

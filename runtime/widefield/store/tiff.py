@@ -23,6 +23,7 @@ from widefield.store.spec import Level, StoreSpec, checked, foreign, level_sizes
 from widefield.store.tiff_layout import PREDICTED, TiffLayout, description, plan_tiff
 
 _CHUNK = 1 << 16  # table entries handled at a time
+_FLUSH_NBYTES = 16 << 20  # of tiles, after which the kernel is asked to write them: all at the end would be waited for
 
 
 class TiffStore(Store):
@@ -78,6 +79,7 @@ class TiffStore(Store):
         self._blank_nbytes = 0 if sidecar is None else len(_blank(spec))
         self._appending = threading.Lock()
         self._end = _even(os.fstat(self._fd).st_size)
+        self._flushed = self._end // _FLUSH_NBYTES * _FLUSH_NBYTES
         self._open(path, spec, _levels(spec), sidecar)
 
     def encode(self, level: int, row: int, column: int, pixels: Pixels) -> bytes:
@@ -99,6 +101,10 @@ class TiffStore(Store):
     def _commit(self, level: int, row: int, column: int, data: bytes) -> None:
         with self._appending:
             start, self._end = self._end, self._end + _even(len(data))
+            low, high = self._flushed, max(self._flushed, start // _FLUSH_NBYTES * _FLUSH_NBYTES)
+            self._flushed = high
+        if low < high:
+            os.posix_fadvise(self._fd, low, high - low, os.POSIX_FADV_DONTNEED)
         table, index = self._layout.tables[level], row * self.levels[level].columns + column
         pwrite_all(self._fd, data, start)
         pwrite_all(self._fd, len(data).to_bytes(4, "little"), table.counts_at + 4 * index)
