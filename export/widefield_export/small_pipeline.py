@@ -25,6 +25,7 @@ from widefield_export.small_tokenizer import vocabulary_files
 
 POSTERIOR_STD = 0.03
 TEXT_WIDTH = 128
+TIME_WIDTH = 128
 WINDOW = 16  # latents a side, of a whole picture of level 0 and of the windows of the others
 # How the pipeline is best used, for `widefield export`; diffusers leaves it alone.
 ADVICE = {
@@ -71,7 +72,10 @@ def autoencoder_losses(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_denoiser(latent_channels: int, channels: tuple[int, ...] = (64, 96, 128)) -> Any:
-    """A fresh UNet2DConditionModel for windows of 16 x 16 latents; attention in heads of 32 below the finest level."""
+    """A fresh UNet2DConditionModel for windows of 16 x 16 latents; attention in heads of 32 below the finest level.
+
+    It has no middle, which at 4 x 4 latents would see what the blocks before and after it do, and is a fifth of it.
+    """
     from diffusers import UNet2DConditionModel
 
     levels = len(channels) - 1
@@ -83,6 +87,8 @@ def build_denoiser(latent_channels: int, channels: tuple[int, ...] = (64, 96, 12
         block_out_channels=channels,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * levels),
         up_block_types=(*("CrossAttnUpBlock2D",) * levels, "UpBlock2D"),
+        mid_block_type=None,
+        time_embedding_dim=TIME_WIDTH,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=tuple(width // 32 for width in channels),  # diffusers' name for the number of heads
         norm_num_groups=16,

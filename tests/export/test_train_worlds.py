@@ -14,6 +14,7 @@ pytestmark = [
 ]
 
 from widefield.errors import BadRequest  # noqa: E402
+from widefield.geometry import Region  # noqa: E402
 from widefield_export import linear_decoder, linear_encoder, small_pipeline, small_tokenizer, train_flow, train_worlds  # noqa: E402
 from widefield_export.sample_sheet import PROMPTS, sample  # noqa: E402
 from widefield_export.schedulers import probe  # noqa: E402
@@ -150,19 +151,55 @@ def test_a_flow_of_a_perfect_denoiser_loses_nothing_and_time_runs_from_picture_t
         seen["x"], seen["t"] = x, t
         return type("Out", (), {"sample": noise - latents})
 
-    assert train_flow.flow_loss(denoiser, latents, torch.zeros(3, 1, 1), times, noise).item() == 0
+    nothing = torch.zeros(3)
+    loss = train_flow.flow_loss(denoiser, latents, torch.zeros(3, 1, 1), times, noise, torch.randn(3, 2, 4, 6), nothing)
+    assert loss.item() == 0
     torch.testing.assert_close(seen["x"][0], latents[0])
     torch.testing.assert_close(seen["x"][1], 0.75 * latents[1] + 0.25 * noise[1])
     torch.testing.assert_close(seen["x"][2], noise[2])
     assert seen["t"].tolist() == [0, 250, 1000]
 
 
+def test_from_the_level_below_one_step_of_a_perfect_denoiser_gives_the_picture():
+    latents, noise, below = torch.randn(3, 2, 2, 4, 6)
+    times, share = torch.tensor([0.25, 0.6]), torch.tensor([0.125, 1.0])
+    seen = {}
+
+    def denoiser(x, t, context):
+        time = t[:, None, None, None] / 1000
+        seen["x"], seen["end"] = x, x - time * (x - latents) / time
+        return type("Out", (), {"sample": (x - latents) / time})
+
+    loss = train_flow.flow_loss(denoiser, latents, torch.zeros(2, 1, 1), times, noise, below, share)
+    assert loss.item() < 1e-10
+    torch.testing.assert_close(seen["x"][1], 0.4 * below[1] + 0.6 * noise[1])
+    mixed = 0.875 * latents[0] + 0.125 * below[0]
+    torch.testing.assert_close(seen["x"][0], 0.75 * mixed + 0.25 * noise[0])
+    torch.testing.assert_close(seen["end"], latents)
+
+
+def test_what_is_trained_from_is_what_the_cascade_enlarges():
+    from families import ArraySource
+    from widefield.fields import Resized
+
+    pixels = pictures(1, 32, 48, 7)
+    small = torch.nn.functional.avg_pool2d(pixels, 4)[0].numpy()
+    enlarged = Resized(ArraySource(small), 32, 48).read(Region(0, 0, 32, 48))
+    inner = slice(None), slice(8, -8), slice(8, -8)  # beyond its edge torch has no pixels, the cascade the last ones
+    np.testing.assert_allclose(train_flow.coarse(pixels, 0.0)[0].numpy()[inner], enlarged[inner], atol=1e-6)
+    blurred = train_flow.coarse(pixels, 0.8)
+    assert blurred.diff(dim=-1).abs().mean() < 0.9 * train_flow.coarse(pixels, 0.0).diff(dim=-1).abs().mean()
+
+
 def test_close_views_are_mostly_trained_from_a_strength_and_wide_ones_from_noise():
     torch.manual_seed(0)
-    near, far = (train_flow.draw_times(torch.full((4000,), scale)) for scale in (2.0, 64.0))
+    (near, share), (far, none) = (train_flow.draw_times(torch.full((4000,), scale)) for scale in (2.0, 64.0))
     assert all(t.min() >= 0 and t.max() < 1 for t in (near, far))
     assert (near < 0.65).float().mean() > 0.8 and (far > 0.65).float().mean() > 0.35
     assert [(t < 0.05).any().item() and (t > 0.95).any().item() for t in (near, far)] == [True, True]
+    assert not none.any() and 0.2 < (share > 0).float().mean() < 1 / 3
+    started = share > 0
+    torch.testing.assert_close(share[started], ((near[started] - 0.2) / 0.4).clamp(0, 1))
 
 
 def test_a_run_that_is_told_to_stop_saves_first(tmp_path, small_vae):
