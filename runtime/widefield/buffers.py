@@ -197,19 +197,17 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """`batch` squares a call; `held_nbytes` may be held in memory; `work_nbytes` the most that a step works with; and
-    the buffers of the moment that takes most."""
+    """`batch` squares a call; `held_nbytes` may be held in memory; the buffers of the moment that takes most."""
 
     batch: int
     held_nbytes: int
-    work_nbytes: int
     buffers: tuple[Buffer, ...]
 
 
 def measure_buffers(setting: Setting, stream: list[Buffer]) -> Measuring:
     """Of the sweep. What there is beside its steps' work may all be held values."""
     if not setting.component.sites:
-        return Measuring(1, 0, 0, ())
+        return Measuring(1, 0, ())
     work = max(moment.work_nbytes for moment in _moments(setting, 0)[0])
     others = sum(b.nbytes for b in stream if b.place == "host" and b.during == "both")
     moments, held = _moments(setting, setting.request.memory_nbytes - others - work - 8 * MIB)
@@ -219,7 +217,14 @@ def measure_buffers(setting: Setting, stream: list[Buffer]) -> Measuring:
         Buffer(BETWEEN, "host", "measure", worst.held_nbytes),
         Buffer(BETWEEN, "scratch", "measure", max(moment.in_files_nbytes for moment in moments)),
     )
-    return Measuring(SQUARES_A_CALL, held, work, buffers)
+    return Measuring(SQUARES_A_CALL, held, buffers)
+
+
+def sweep_nbytes(setting: Setting, held_nbytes: int) -> int:
+    """What a sweep takes that may hold so much in memory."""
+    if not setting.component.sites:
+        return 0
+    return max(moment.work_nbytes + moment.held_nbytes for moment in _moments(setting, held_nbytes)[0])
 
 
 @dataclass(frozen=True, slots=True)

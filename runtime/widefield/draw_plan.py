@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from widefield.buffers import (
     ACTIVATIONS,
-    BETWEEN,
     MIB,
     RUNTIME_NBYTES,
     WEIGHTS,
     WORKER_NBYTES,
     Buffer,
-    Measuring,
     PlanRequest,
     Setting,
     measure_buffers,
+    sweep_nbytes,
 )
 from widefield.bundle import Component
 from widefield.cascade import CascadeOptions, measuring_method
@@ -143,20 +142,17 @@ def _peak(component: Component, tile: tuple[int, int]) -> int:
 
 
 def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], int]:
-    """(what the sweeps take, bytes that any of them may hold in memory)."""
-    found: list[Measuring] = []
-    for index in range(generation.measured_levels):
-        level = generation.levels[index]
-        for component in (generation.bundle.decoder, generation.bundle.encoder):
-            method = measuring_method(component, level)
-            request = PlanRequest(SWEEP_NBYTES, workers=options.side_by_side, cores=options.cores, backend="ort")
-            cells = default_cells(level.height, level.width)
-            tile = min(32, level.height), min(32, level.width)
-            setting = Setting(
-                generation.bundle, component, level.height, level.width, request, tile, options.side_by_side, 1, False,
-                method, cells,
-            )  # fmt: skip
-            found.append(measure_buffers(setting, []))
-    held = max((sweep.held_nbytes for sweep in found), default=0)
-    work = max((sweep.work_nbytes for sweep in found), default=0)
-    return [Buffer("sweep's steps", "host", "both", work), Buffer(BETWEEN, "host", "both", held)], held
+    """(what the sweeps take, one after the other, bytes that any of them may hold in memory)."""
+    request = PlanRequest(SWEEP_NBYTES, workers=options.side_by_side, cores=options.cores, backend="ort")
+    settings = [
+        Setting(
+            generation.bundle, component, level.height, level.width, request,
+            (min(32, level.height), min(32, level.width)), options.side_by_side, 1, False,
+            measuring_method(component, level), default_cells(level.height, level.width),
+        )
+        for level in generation.levels[: generation.measured_levels]
+        for component in (generation.bundle.decoder, generation.bundle.encoder)
+    ]  # fmt: skip
+    held = max((measure_buffers(setting, []).held_nbytes for setting in settings), default=0)
+    most = max((sweep_nbytes(setting, held) for setting in settings), default=0)
+    return [Buffer("sweeps of the first levels", "host", "both", most)], held
