@@ -15,6 +15,7 @@ looks   of every level against the one below: `correlation` of its box mean with
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from widefield_kernels.windows import Axis
 
 MIB = 1 << 20
 LARGEST, VIEWPORT = 524_288, 1024
-PROMPT = "a volcanic archipelago at dawn"
+PROMPTS = "a volcanic archipelago at dawn", "clouds over the open sea"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class DrawingCase:
     what: str
     size: tuple[int, int] = (2048, 2048)
     bundle: str | None = None
-    prompt: str = PROMPT
+    prompt: str = PROMPTS[0]
     seed: int = 0
     memory: str = "1GiB"
     engine: str = "ort"
@@ -239,11 +240,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m widefield_bench.drawing", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--what", action="append", choices=tuple(CHILDREN), help="repeat; default: all")
-    parser.add_argument("--size", action="append", help="WIDTHxHEIGHT of `whole` and `looks`; repeat (2048x2048)")
+    parser.add_argument(
+        "--size", action="append", help="WIDTHxHEIGHT of `whole`, and up to 2048 of `looks`; repeat (2048x2048)"
+    )
     parser.add_argument("--bundle", help="default: the embedded one")
-    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument(
+        "--prompt", action="append", help="more than one is for `looks`; repeat (an archipelago, clouds)"
+    )
     parser.add_argument("--memory", default="1GiB")
-    parser.add_argument("--engine", default="ort")
+    parser.add_argument("--engine", action="append", help="the first one is for `looks`; repeat (ort)")
     parser.add_argument("--options", type=json.loads, default={}, help="of Model.generate, as JSON")
     parser.add_argument("-o", "--out", type=Path, help="folder for drawing.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -254,16 +259,19 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from widefield.options import parse_size
 
+    sizes = [parse_size(size) for size in asked.size or ["2048x2048"]]
+    of = {"cold": [(LARGEST, LARGEST)], "whole": sizes, "looks": [s for s in sizes if max(s) <= 2048]}
+    engines, prompts = asked.engine or ["ort"], asked.prompt or list(PROMPTS)
     rows = []
     for what in asked.what or CHILDREN:
-        sizes = [(LARGEST, LARGEST)] if what == "cold" else [parse_size(s) for s in asked.size or ["2048x2048"]]
-        for size in sizes:
-            case = DrawingCase(what, size, asked.bundle, asked.prompt, 0, asked.memory, asked.engine, asked.options)
+        turns = [(engines[0], prompt) for prompt in prompts] if what == "looks" else [(e, prompts[0]) for e in engines]
+        for size, (engine, prompt) in itertools.product(of[what], turns):
+            case = DrawingCase(what, size, asked.bundle, prompt, 0, asked.memory, engine, asked.options)
             rows.append(measure(case))
             print(json.dumps(rows[-1]), flush=True)
     if asked.out is not None:
         write_rows(asked.out / "drawing.json", rows, about())
-    print(table(rows, ("what", "size", "seconds", "mpx_s", "units", "actual_mib", "planned_mib", "within")))
+    print(table(rows, ("what", "size", "engine", "seconds", "mpx_s", "units", "actual_mib", "planned_mib", "within")))
     return 0
 
 

@@ -213,6 +213,40 @@ def store(folder: Path) -> str:
     return rows_of(columns, lines)
 
 
+def drawing(folder: Path) -> str:
+    """What it costs: a cold viewport, whole pictures."""
+    names = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
+    found = read(folder / "drawing.json")
+    lines = [
+        [
+            f"1024 x 1024 px of {r['size'][0]:,} x {r['size'][1]:,}, cold" if r["what"] == "cold"
+            else f"{r['size'][0]:,} x {r['size'][1]:,} px, into a .tif",
+            names[r["engine"]], number(r["seconds"]), f"{r['units']:,}" if r["what"] == "cold" else "",
+            "" if r["what"] == "cold" else f"{r['actual_mib']} of {r['budget_mib']}",
+        ]
+        for r in found
+        if r["what"] != "looks"
+    ]  # fmt: skip
+    columns = ["", "engine", "seconds", "window-steps and tiles", "peak MiB above idle, of"]
+    return (
+        rows_of(columns, lines) + "\n\n" + _prose(f"{about(found[0]['about'])}; commit {found[0]['about']['commit']}.")
+    )
+
+
+def looks(folder: Path) -> str:
+    """What levels are to the ones below, and whether windows show."""
+    lines = [
+        [
+            f"{r['prompt']}, {level['size_px'][0]} px", f"{level['correlation']:.3f}", f"{level['detail']:.1f}",
+            ", ".join(f"{s:.3f} +- {e:.3f}" for s, e in zip(level["seams"], level["seams_error"], strict=True))
+            if "seams" in level else "",
+        ]
+        for r in read(folder / "drawing.json") if r["what"] == "looks"
+        for level in r["levels"]
+    ]  # fmt: skip
+    return rows_of(["", "correlation with the level below", "detail", "gradient where windows fade"], lines)
+
+
 def prompts(folder: Path) -> str:
     """Effects of concepts."""
     rows = {row["concept"]: row["effect"] for row in read(folder / "prompts.json") if "concept" in row}
@@ -246,6 +280,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "roofline": roofline,
     "codecs": codecs,
     "store": store,
+    "drawing": drawing,
+    "looks": looks,
     "prompts": prompts,
     "likeness": likeness,
 }
