@@ -87,8 +87,8 @@ def probe(scheduler: Any, *, counts: Iterable[int] = COUNTS, arguments: Argument
         ready = _prepared(scheduler, count, arguments)
         if ready is None:
             continue
-        tables[count] = _table(ready, count)
-        initial[count] = float(getattr(ready, "init_noise_sigma", 1.0))
+        tables[count] = _rounded(_table(ready, count))
+        initial[count] = float(f"{float(getattr(ready, 'init_noise_sigma', 1.0)):.12g}")
     if not tables:
         raise BadCheckpoint(f"{name} allows none of the asked numbers of steps; mend its config")
     found = Schedule(name, tables, initial)
@@ -131,6 +131,11 @@ def _call(scheduler: Any, m: Tensor, index: int, x: Tensor) -> NDArray[np.float6
     scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else None
     stepped: Tensor = scheduler.step(m, timestep, x, return_dict=False)[0]
     return np.asarray(stepped.detach().as_subclass(Tensor), np.float64)
+
+
+def _rounded(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To twelve digits: kinds of processors differ in the last two, and equal checkpoints shall make equal bundles."""
+    return np.array([[float(f"{value:.12g}") for value in row] for row in table])
 
 
 def _table(ready: Any, count: int) -> NDArray[np.float64]:
