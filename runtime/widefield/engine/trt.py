@@ -63,7 +63,8 @@ class TrtEngine(Engine):
         self._context: Any = self._engine.create_execution_context(
             self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
-        self.arena.ask(int(self._engine.device_memory_size_v2))
+        self._asked = int(self._engine.device_memory_size_v2)
+        self.arena.ask(self._asked)
 
     def _place(self, parameters: Mapping[str, Array]) -> None:
         """Frozen sites, on the GPU for good. Graphs that do not read one have no input for it."""
@@ -117,6 +118,7 @@ class TrtEngine(Engine):
     def close(self) -> None:
         if self._context is not None:
             self.gpu.synchronize(self.stream)
+            self.arena.leave(self._asked)
         self._replay.forget()
         self._rooms = {}
         self._context = self._engine = self._runtime = None
