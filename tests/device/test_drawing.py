@@ -12,6 +12,7 @@ import widefield
 from device.machine import Machine, put_in
 from widefield.buffers import MIB
 from widefield.cascade import Cascade
+from widefield.commands.build import graphs
 from widefield.denoise import Denoiser
 from widefield.device.coder import DeviceCoder
 from widefield.device.engines import DeviceEngines
@@ -19,7 +20,7 @@ from widefield.device.plan import OF_LIBRARIES
 from widefield.device.steps import DeviceSteps
 from widefield.draw_plan import DrawPlan, plan_drawing
 from widefield.drawing import Drawing
-from widefield.engine import EngineOptions
+from widefield.engine import EngineOptions, trt
 from widefield.errors import OverBudget
 from widefield.generation import Generation, Recipe
 from widefield.geometry import Region
@@ -158,6 +159,16 @@ def test_a_saved_drawing_keeps_to_what_was_planned_for_the_gpu(model, machine, t
     whole = Region(0, 0, stored[last].height, stored[last].width)
     found, wanted = (of[last].read(whole) for of in (stored, by_cpu))
     assert np.abs(found - wanted).max() <= 1e-3 * np.abs(wanted).max()
+
+
+def test_what_was_built_ahead_is_not_built_again(model, machine, monkeypatch):
+    """But for the decoder of the first level, which is smaller than a tile."""
+    for graph in graphs(model.bundle, (128, 128), 1):
+        trt.ready_engine(machine.trt, model.bundle.file(graph.file), graph.shapes, graph.frozen, "f32", "90")
+    machine.trt.built.clear()
+    with model.generate("a coast", size=SIZE, seed=5, **ON_GPU) as picture:
+        np.asarray(picture)
+    assert machine.trt.built == ["decoder.border.0.onnx", "decoder.border.1.onnx"]
 
 
 # The plan.

@@ -19,7 +19,7 @@ from widefield.device.gpu import CupyGpu, follow
 from widefield.device.replay import Replay
 from widefield.engine import trt_cache
 from widefield.engine.base import Array, Engine, EngineOptions
-from widefield.engine.trt_bindings import bindings, identity, make_logger
+from widefield.engine.trt_bindings import bindings, check_capability, identity, make_logger
 from widefield.engine.trt_build import Progress, build_engine
 from widefield.engine.trt_graph import make_skeleton
 from widefield.errors import WidefieldError
@@ -142,6 +142,7 @@ def ready_engine(
 ) -> Any:
     """The engine, as its file in the cache is mapped; built and put there where it is not. See `build_engine` for what
     it raises."""
+    check_capability(trt, capability)
     folder = trt_cache.cache_folder()
     key = trt_cache.EngineKey(
         trt_cache.bundle_identity(path), path.name, {**shapes, **frozen}, precision, capability, identity(trt)
