@@ -26,6 +26,7 @@ from widefield.bundle import Bundle, Component
 from widefield.coder import TileCoder
 from widefield.coder_engines import CoderEngines
 from widefield.denoise import Denoiser, Guide
+from widefield.device import shared_engines, values_coder
 from widefield.engine import EngineOptions
 from widefield.engine.heap import trim_heap
 from widefield.errors import BadRequest
@@ -47,7 +48,6 @@ Array = NDArray[np.float32]
 EXACT_CELLS = 32 * 32
 MEASURED_CELLS = 64 * 64  # of the largest level whose sites are measured; level 1 always is
 SWEEP_BATCH = 8
-NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened: a cone has few, and masks cost 3 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +214,7 @@ class Cascade:
         def opened() -> TileCoder:
             summary = self.summary(component.name, level.index)
             engines = self._engines_of(component, level.index, summary, tile)
-            return TileCoder(
-                self.bundle, component, source, summary, tile, 1, self.options.engine,
-                interior_from=NEVER, certify=False, engines=engines,
-            )  # fmt: skip
+            return values_coder(self.bundle, component, source, summary, tile, self.options.engine, engines)
 
         return Coded(name, component, source, shape, tile, opened, self.memo, self.options.engine.workers)
 
@@ -226,7 +223,7 @@ class Cascade:
         key = component.name, min(level, self.measured_level), tile
         with self._opening:
             if key not in self._engines:
-                self._engines[key] = CoderEngines(self.bundle, component, summary, tile, 1, self.options.engine)
+                self._engines[key] = shared_engines(self.bundle, component, summary, tile, self.options.engine)
             return self._engines[key]
 
     @property

@@ -23,6 +23,7 @@ Array = NDArray[np.float32]
 # Masks cost ONNX Runtime a tenth of a tile; opening and warming graphs without them costs each worker about a tile.
 # OpenVINO loses a fiftieth, less than the memory is worth.
 FEWEST_INTERIOR = {"ort": 64, "openvino": None, "torch": 64, "trt": 64}
+NEVER = 1 << 62  # interior tiles from which on graphs without masks are opened: a cone has few, and masks cost 3 %
 
 
 def has_interior(

@@ -10,19 +10,24 @@ Source   Ho & Salimans, Classifier-free diffusion guidance, 2022.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from widefield.bundle import Bundle
+from widefield.device import device_steps, takes_tiles
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.errors import BadRequest
 from widefield.parts import BATCH, WindowGraph
 from widefield.prompt import Conditioning
 from widefield.reading import Threads
-from widefield.schedule import guided
+from widefield.schedule import Step, guided
+
+if TYPE_CHECKING:
+    from widefield.device.steps import DeviceSteps
 
 Array = NDArray[np.float32]
 
@@ -57,6 +62,7 @@ class Denoiser:
         self._told = [self._conditions(prompt) for prompt in prompts]
         self._mixed: dict[tuple[int, ...], dict[str, Array]] = {}
         self._engine: Engine | None = None
+        self._steps: DeviceSteps | None = None
         self._lock = threading.Lock()
 
     def __call__(self, x: Array, timestep: float, input_scale: float = 1.0, guidance: float = 1.0) -> Array:
@@ -71,6 +77,19 @@ class Denoiser:
         calls = [(rows[start : start + self.batch], told[start : start + self.batch], feeds) for start in starts]
         found = np.concatenate(list(self._callers.map(lambda call: self._call(*call), calls)))
         return guided(found[: len(x)], found[len(x) :], guidance) if free else found
+
+    def run(self, steps: Sequence[Step], x: Array, guidance: float, noise: Callable[[int], Array]) -> Array | None:
+        """Up to a batch of windows after all `steps`, where a GPU takes them there: they go to it once, and come back
+        once. `noise(i)` is what step i draws. None where windows are denoised on the host, and where anything was not
+        finite: then take the steps one by one, each of which is guarded.
+        """
+        if not takes_tiles(self.options):
+            return None
+        told = self._told if self._free and guidance != 1.0 else self._told[:1]
+        made = self._on_gpu()(steps, x, told, guidance, noise)
+        with self._lock:
+            self.calls += len(steps) * len(told)
+        return made
 
     def _call(self, x: Array, told: NDArray[np.intp], feeds: Mapping[str, Array]) -> Array:
         """Up to a batch of rows, and which prompt each is told; the batch is filled up with the last one."""
@@ -115,6 +134,13 @@ class Denoiser:
             told[name] = np.array(np.broadcast_to(value, shape), np.float32, order="C")
         return told
 
+    def _on_gpu(self) -> DeviceSteps:
+        engine = self._opened()
+        with self._lock:
+            if self._steps is None:
+                self._steps = device_steps(engine, self.options, self._shapes, self.part.output)
+            return self._steps
+
     def _opened(self) -> Engine:
         with self._lock:
             if self._engine is None:
@@ -127,6 +153,6 @@ class Denoiser:
         with self._lock:
             if self._engine is not None:
                 self._engine.close()
-                self._engine = None
+                self._engine = self._steps = None
         self.threads.close()
         self._callers.close()

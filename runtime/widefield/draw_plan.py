@@ -1,7 +1,8 @@
 """What drawing a picture takes, before it starts: every buffer, and how much may be kept of what was computed.
 
 Two ways: for a full render each level is drawn by itself, with the decoder of the level below and its own encoder open;
-a lazy read may meet every level at once. Integers in, integers out; what decoding the last level takes is in plan.py.
+a lazy read may meet every level at once. Where a GPU computes, its memory is planned, too, and the host has no
+activations. Integers in, integers out; what decoding the last level takes is in plan.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from widefield.buffers import (
     Buffer,
     PlanRequest,
     Setting,
+    key_count,
     measure_buffers,
     sweep_nbytes,
 )
@@ -39,27 +41,49 @@ MOST_MEMO_NBYTES = 1 << 30  # of a full render: a shard and its neighbours are f
 SWEEP_NBYTES = 128 * MIB  # what measuring a level may take; values beyond it wait in a file
 LARGE_TILE = 64, 64  # latents of a full render's encoder, where memory allows: a quarter less work than with 32 x 32
 SHARD_COPIES = 4  # the values, zarr's shard, what it encodes to, and what is written
+DENOISING, CODING = "denoiser's activations", "autoencoder's activations"
 PIXEL_COPIES = 4  # of what an encoder reads: the parent's part, two steps of enlarging it, the tile
 
 
 @dataclass(frozen=True, slots=True)
 class DrawPlan:
-    """`memo_nbytes` may be kept; `held_nbytes` is for a sweep's values in memory; `encoder_tile` is in latents."""
+    """`memo_nbytes` may be kept; `held_nbytes` is for a sweep's values in memory; `encoder_tile` is in latents.
+    `device_nbytes` is what a GPU may give, None where none computes."""
 
     buffers: tuple[Buffer, ...]
     memo_nbytes: int
     held_nbytes: int
     encoder_tile: tuple[int, int]
     memory_nbytes: int
+    device_nbytes: int | None = None
 
     @property
     def peak_nbytes(self) -> int:
-        return sum(b.nbytes for b in self.buffers if b.place == "host")
+        return self._peak("host")
+
+    @property
+    def peak_device_nbytes(self) -> int:
+        """Of the GPU."""
+        return self._peak("device")
+
+    @property
+    def pool_nbytes(self) -> int | None:
+        """What arrays on the GPU may take together: all of it but what libraries take by themselves."""
+        if self.device_nbytes is None:
+            return None
+        from widefield.device.plan import OF_LIBRARIES
+
+        own = sum(b.nbytes for b in self.buffers if b.place == "device" and b.name in OF_LIBRARIES)
+        return self.device_nbytes - own
+
+    def _peak(self, place: str) -> int:
+        return sum(b.nbytes for b in self.buffers if b.place == place)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "memory_nbytes": self.memory_nbytes,
             "peak_host_nbytes": self.peak_nbytes,
+            "peak_device_nbytes": self.peak_device_nbytes,
             "buffers": [{"name": b.name, "place": b.place, "nbytes": b.nbytes} for b in self.buffers],
         }
 
@@ -82,11 +106,15 @@ def _planned(generation: Generation, options: RunOptions, encoder_tile: tuple[in
     fixed += _working(generation, options, encoder_tile)
     sweep, held = _sweep(generation, options)
     fixed += sweep
-    needed = sum(buffer.nbytes for buffer in fixed)
+    device_nbytes = options.gpu_nbytes
+    if device_nbytes is not None:
+        fixed = _with_gpu(generation, options, encoder_tile, fixed, lazily=lazily)
+    on_host = [buffer for buffer in fixed if buffer.place == "host"]
+    needed = sum(buffer.nbytes for buffer in on_host)
     rest = options.memory_nbytes - needed
     if rest < LEAST_MEMO_NBYTES:
         need = -(-(needed + LEAST_MEMO_NBYTES) // MIB)
-        largest = max(fixed, key=lambda buffer: buffer.nbytes)
+        largest = max(on_host, key=lambda buffer: buffer.nbytes)
         raise OverBudget(
             f"the budget is {options.memory_nbytes // MIB} MiB, drawing needs {need} MiB (largest buffer "
             f"{largest.name}, {-(-largest.nbytes // MIB)} MiB); raise --memory to {need}MiB",
@@ -94,7 +122,42 @@ def _planned(generation: Generation, options: RunOptions, encoder_tile: tuple[in
         )
     memo = min(rest, MOST_MEMO_NBYTES)
     fixed.append(Buffer("windows and tiles kept", "host", "both", memo))
-    return DrawPlan(tuple(fixed), memo, held, encoder_tile, options.memory_nbytes)
+    plan = DrawPlan(tuple(fixed), memo, held, encoder_tile, options.memory_nbytes, device_nbytes)
+    if device_nbytes is not None and plan.peak_device_nbytes > device_nbytes:
+        need = -(-plan.peak_device_nbytes // MIB)
+        raise OverBudget(
+            f"the GPU may give {device_nbytes // MIB} MiB, drawing needs {need} MiB of it; raise --device-memory to "
+            f"{need}MiB, or name a smaller window",
+            smallest_nbytes=need * MIB,
+        )
+    return plan
+
+
+def _with_gpu(
+    generation: Generation, options: RunOptions, encoder_tile: tuple[int, int], host: list[Buffer], *, lazily: bool
+) -> list[Buffer]:
+    """Buffers of a drawing that a GPU computes: no activations on the host, and pinned memory for what goes there.
+
+    A full render has two summaries' engines open while the second is measured; a lazy read may have them all.
+    """
+    from widefield.device.draw_plan import Coding, drawing_buffers, tiles_nbytes, windows_nbytes
+
+    bundle, window, engine = generation.bundle, generation.window, options.engine_options()
+    measured = generation.levels[: generation.measured_levels]
+    sets = len(measured) if lazily else min(2, len(measured))
+
+    def coding(component: Component, tile: tuple[int, int]) -> Coding:
+        keys = (key_count(component, measuring_method(component, at), at.height, at.width) for at in measured)
+        return Coding(component, tile, sets, max(keys))
+
+    codings = coding(bundle.decoder, CascadeOptions().tile), coding(bundle.encoder, encoder_tile)
+    pinned = sum(at.sets * tiles_nbytes(at) for at in codings)
+    pinned += windows_nbytes(bundle, window, generation.batch)
+    return [
+        *(buffer for buffer in host if buffer.name not in (DENOISING, CODING)),
+        Buffer("pinned tiles and windows", "host", "both", pinned),
+        *drawing_buffers(bundle, window, generation.batch, codings, engine.backend, engine.precision),
+    ]
 
 
 def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool) -> list[Buffer]:
@@ -129,8 +192,8 @@ def _working(generation: Generation, options: RunOptions, encoder_tile: tuple[in
     block = (block_strides(one) + 1) ** 2  # windows, of which a block's parent and what it is held to are less
     windows = one * (2 * block + 8) * len(generation.levels)
     return [
-        Buffer("denoiser's activations", "host", "both", int(live * factor) * (workers + 1)),
-        Buffer("autoencoder's activations", "host", "both", int(coders * factor) * workers),
+        Buffer(DENOISING, "host", "both", int(live * factor) * (workers + 1)),
+        Buffer(CODING, "host", "both", int(coders * factor) * workers),
         Buffer("tiles on their way", "host", "both", tiles * workers * 2),
         Buffer("windows on their way", "host", "both", windows),
         Buffer("a shard of latents", "host", "both", 4 * channels * (SHARD + CHUNK) ** 2 * SHARD_COPIES),

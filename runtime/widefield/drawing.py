@@ -16,6 +16,7 @@ import numpy as np
 
 from widefield.cascade import Cascade, CascadeOptions
 from widefield.denoise import Denoiser
+from widefield.device import limit_pool
 from widefield.draw_plan import DrawPlan
 from widefield.engine import EngineOptions
 from widefield.engine.heap import trim_heap
@@ -123,6 +124,7 @@ class Drawing:
         with explained(self.folder):
             summaries.mkdir(exist_ok=True)
         plan = self.plan
+        limit_pool(self.engine, plan.pool_nbytes)
         options = self.generation.cascade_options(
             self.engine, summaries=summaries, held_nbytes=plan.held_nbytes, encoder_tile=plan.encoder_tile
         )

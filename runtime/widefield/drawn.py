@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield.cascade import Cascade
+from widefield.device import limit_pool
 from widefield.draw_plan import DrawPlan, plan_drawing
 from widefield.drawing import Drawing
 from widefield.errors import BadRequest, OverBudget, WidefieldError
@@ -80,6 +81,7 @@ class DrawnPicture(LazyPixels):
             if self._cascade is None:
                 engine = self.options.engine_options(workers=self.options.side_by_side)
                 plan = self.draw_plan()
+                limit_pool(engine, plan.pool_nbytes)
                 options = self.generation.cascade_options(engine, held_nbytes=plan.held_nbytes)
                 self._cascade = self.generation.cascade(Memo(plan.memo_nbytes), options)
             return self._cascade

@@ -138,8 +138,8 @@ class Generation:
 
     @property
     def batch(self) -> int:
-        """Windows a call: small ones leave an engine idle."""
-        return max(1, min(LARGEST_BATCH, BATCH_NBYTES // max(1, self.window.live_nbytes or BATCH_NBYTES)))
+        """Windows a call."""
+        return windows_a_call(self.window)
 
     @property
     def measured_levels(self) -> int:
@@ -225,6 +225,11 @@ class DrawnLatents(LatentSource):
     def digest(self) -> str:
         """Nothing is computed or read for it."""
         return self._known
+
+
+def windows_a_call(window: WindowGraph) -> int:
+    """How many an engine of a drawing takes: small ones leave it idle."""
+    return max(1, min(LARGEST_BATCH, BATCH_NBYTES // max(1, window.live_nbytes or BATCH_NBYTES)))
 
 
 def _listed(given: Any) -> tuple[Any, ...]:

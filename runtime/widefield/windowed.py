@@ -116,16 +116,25 @@ class Windowed(Field):
             yield from zip([key for key, _ in batch], made, strict=True)
 
     def _denoised(self, denoiser: Denoiser, x: Array, boxes: Sequence[Box]) -> Array:
+        def noise(index: int) -> Array:
+            draw = self.phase.draw(index)
+            return np.stack([normal_reference(*draw, self.channels, box) for box in boxes])
+
+        check()
+        made = denoiser.run(self.phase.steps, x, self.phase.guidance, noise)
+        if made is None:
+            return self._stepwise(denoiser, x, noise)
+        for _ in range(len(boxes) * len(self.phase.steps)):
+            count()
+        return made
+
+    def _stepwise(self, denoiser: Denoiser, x: Array, noise: Callable[[int], Array]) -> Array:
         history: Array | None = None
         for index, step in enumerate(self.phase.steps):
             check()
             m = denoiser(x, step.timestep, step.input_scale, self.phase.guidance)
-            noise = None
-            if step.c != 0.0:
-                draw = self.phase.draw(index)
-                noise = np.stack([normal_reference(*draw, self.channels, box) for box in boxes])
-            x, history = update(step, x, m, noise, history)
-            for _ in boxes:
+            x, history = update(step, x, m, noise(index) if step.c != 0.0 else None, history)
+            for _ in x:
                 count()
         return x
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import weakref
 from collections import defaultdict
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 
+from widefield.errors import OverBudget
 from widefield.schedule import guided, update
 from widefield_kernels.attention import attend_reference
 from widefield_kernels.epilogue import to_levels_reference
@@ -23,7 +26,8 @@ class FakeArray(np.ndarray):
 
 
 class FakeGpu:
-    """Gpu on the host. `log` has (what, its arguments ...) in the order of the calls; `nbytes` what arrays take.
+    """Gpu on the host. `log` has (what, its arguments ...) in the order of the calls; `nbytes` is what arrays
+    took, all that there ever were; `alive_nbytes` what those take that are alive, at most `limit_nbytes`.
 
     Work that is captured is not done; it has to ask `does`. `captures`: whether it can be.
     """
@@ -31,11 +35,13 @@ class FakeGpu:
     def __init__(self, capability: str = "90", *, captures: bool = True) -> None:
         self.log: list[tuple] = []
         self.capability, self.captures = capability, captures
-        self.nbytes = 0
-        self.arrays: dict[int, FakeArray] = {}  # by their addresses
+        self.nbytes = self.alive_nbytes = self.peak_nbytes = 0
+        self.limit_nbytes: int | None = None
+        self.arrays: weakref.WeakValueDictionary[int, FakeArray] = weakref.WeakValueDictionary()  # by their addresses
         self.streams: dict[int, Named] = {}  # by their handles
         self.recording: list | None = None
         self._names = itertools.count()
+        self._counting = threading.RLock()
 
     def current(self):
         return nullcontext()
@@ -51,9 +57,23 @@ class FakeGpu:
     def empty(self, shape, dtype):
         found = np.full(tuple(shape), 0, dtype).view(FakeArray)
         self.nbytes += found.nbytes
+        self._count(found.nbytes)
+        weakref.finalize(found, self._count, -found.nbytes)
         self.arrays[found.data.ptr] = found
         self.log.append(("empty", tuple(shape), np.dtype(dtype).name))
         return found
+
+    def limited(self, nbytes):
+        """Itself, as CuPy's pool is limited: by whoever said so last."""
+        self.limit_nbytes = self.limit_nbytes if nbytes is None else nbytes
+        return self
+
+    def _count(self, nbytes):
+        with self._counting:
+            if nbytes > 0 and self.limit_nbytes is not None and self.alive_nbytes + nbytes > self.limit_nbytes:
+                raise OverBudget(f"the fake has {self.limit_nbytes - self.alive_nbytes} bytes left, not {nbytes}")
+            self.alive_nbytes += nbytes
+            self.peak_nbytes = max(self.peak_nbytes, self.alive_nbytes)
 
     def pinned(self, shape, dtype):
         self.log.append(("pinned", tuple(shape), np.dtype(dtype).name))

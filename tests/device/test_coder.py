@@ -13,7 +13,8 @@ from widefield import coder_engines
 from widefield.bundle import Bundle, open_bundle
 from widefield.coder import TileCoder
 from widefield.device.arena import Arena
-from widefield.device.coder import SLOTS, DeviceCoder
+from widefield.device.coder import DeviceCoder
+from widefield.device.slots import SLOTS
 from widefield.engine import Engine, EngineOptions, open_engine
 from widefield.errors import OverBudget
 from widefield.geometry import Region

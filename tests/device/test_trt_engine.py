@@ -203,3 +203,17 @@ def test_a_block_that_grows_waits_for_who_computes_in_it(machine):
     assert arena.block() != first
     assert [entry[0] for entry in machine.gpu.log] == ["synchronize", "empty"]
     assert machine.gpu.log[0][1] is arena.stream
+
+
+def test_the_block_is_given_back_when_the_last_engine_closes(bundle, machine):
+    made = [one_graph(bundle, index) for index in (0, 1)]
+    engines = [open_engine(path, shapes, frozen, ON_GPU) for path, shapes, frozen, *_ in made]
+    for engine, (*_, feeds, results) in zip(engines, made, strict=True):
+        engine.run(feeds(), results())
+    arena, (_, nbytes) = engines[0].arena, engines[0].arena.block()
+    engines[0].close()
+    before = machine.gpu.alive_nbytes
+    assert arena.block()[1] == nbytes, "the other one may compute in it"
+    engines[1].close()
+    engines[1].close()
+    assert machine.gpu.alive_nbytes <= before - nbytes

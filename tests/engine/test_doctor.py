@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -11,14 +13,15 @@ from click.testing import CliRunner
 from house.places import python
 from widefield.commands.build import build, graphs
 from widefield.commands.doctor import doctor
-from widefield.engine import available
+from widefield.engine import available, trt_bindings
 from widefield.engine.available import Driver, find_driver, verdicts
 from widefield.errors import BadRequest
 from widefield.model import EMBEDDED
 from widefield.model import open as open_model
 
 NO_DRIVER = Driver(None, (), "no NVIDIA driver: libcuda.so.1 is not there")
-ONE_GPU = Driver((13, 0), ("Some GPU",))
+FULL = SimpleNamespace(__name__="tensorrt", __version__="11.4.0")
+ONE_GPU = Driver((13, 0), ("Some GPU",), "", "90")
 
 
 def test_doctor_prints_one_json_object_with_every_engine():
@@ -54,6 +57,17 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
     assert found["torch", "cuda:0"].install == "pip install 'widefield[torch]'"
 
 
+def test_tensorrt_rtx_is_not_said_to_run_where_it_has_no_code(monkeypatch):
+    """Of its GPUs and others; TensorRT itself has code for whatever it runs on."""
+    rtx = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7", ComputeCapability=SimpleNamespace(SM89=1))
+    monkeypatch.setattr(available, "version_of", lambda *names: "1")
+    for module, capability, works in ((rtx, "89", True), (rtx, "90", False), (FULL, "90", True)):
+        monkeypatch.setattr(trt_bindings, "bindings", lambda module=module: module)
+        found = next(v for v in verdicts(replace(ONE_GPU, capability=capability)) if v.engine == "trt")
+        assert found.works is works
+        assert works or ("does not build for sm_90" in found.why and found.install == "pip install 'widefield[trt]'")
+
+
 @pytest.mark.skipif(find_driver().cuda is not None, reason="what is said where there is no driver")
 def test_the_driver_is_asked_itself():
     assert find_driver() == NO_DRIVER
@@ -72,11 +86,16 @@ def test_build_wants_a_gpu_or_a_capability(tmp_path):
 
 def test_everything_that_a_run_opens_is_built():
     bundle = open_model(EMBEDDED).bundle
-    wanted = {graph.file: graph for graph in graphs(bundle, (16, 24), 2)}
+    found = list(graphs(bundle, (16, 24), 2))
+    wanted = {graph.file: graph for graph in reversed(found)}
     streamed = {g.file for c in bundle.components.values() for g in (*c.interior, *c.border, *c.certified)}
     assert wanted.keys() == streamed | {"denoiser.16x16.onnx", "text_encoder.onnx"}
     assert wanted["decoder.border.1.onnx"].shapes["inside"][0] == 2
     assert wanted["decoder.certified.1.onnx"].shapes["inside"][0] == 1
+    of_a_level = [graph.shapes["inside"][:3] for graph in found if graph.file == "encoder.border.0.onnx"]
+    margin = 2 * bundle.encoder.margin_cells
+    assert of_a_level == [(2, 1, 16 + margin), (1, 1, 32 + margin), (1, 1, 64 + margin)], "a drawing's own tiles"
+    assert wanted["denoiser.16x16.onnx"].shapes["latent"][0] == 4, "and its own batch"
     assert wanted["decoder.interior.1.onnx"].frozen and not wanted["text_encoder.onnx"].frozen
 
 
@@ -85,7 +104,7 @@ def test_a_bundle_builds_for_a_gpu_that_is_not_here():
     asked = ["--capability", "89", "--precision", "f16", "--tile", "16x24", "--json"]
     done = CliRunner().invoke(build, asked, catch_exceptions=False)
     about = json.loads(done.stdout)
-    assert len(about["engines"]) == 14 and all(engine["nbytes"] > 4096 for engine in about["engines"])
+    assert len(about["engines"]) == 20 and all(engine["nbytes"] > 4096 for engine in about["engines"])
 
 
 ASK = """

@@ -30,7 +30,7 @@ LIMIT_NBYTES = 2 << 30
 EXPORT = """
 import json, resource, sys
 from pathlib import Path
-import numpy as np, torch
+import torch
 from widefield_export.denoisers import Window, denoiser
 from widefield_export.empty import build
 from widefield_export.graph_onnx import write_graph
@@ -44,9 +44,10 @@ for name, value in model.state_dict().items():
 weights = Path(folder, "w.safetensors")
 with weights.open("wb") as file:
     file.truncate(offset)  # a hole: it takes no room on the disk, and nobody looks into it
-mapped = np.memmap(weights, np.uint8, "c")
+# Shared: Linux refuses a private mapping, of which every page might be copied, that is larger than its memory.
+mapped = torch.from_file(str(weights), shared=True, size=offset, dtype=torch.uint8)
 tensors = {
-    name: torch.from_numpy(mapped[at : at + n].view(np.float32)).reshape(value.shape)
+    name: mapped[at : at + n].view(torch.float32).reshape(value.shape)
     for (name, value), (at, n) in zip(model.state_dict().items(), places.values())
 }
 model.load_state_dict(tensors, assign=True)

@@ -95,6 +95,9 @@ class Stand:
         self.calls = 0
         self.threads = Threads(2, "windows")
 
+    def run(self, steps, x, guidance, noise):
+        """No GPU is here."""
+
     def __call__(self, x, timestep, input_scale, guidance):
         assert 1 <= len(x) <= self.batch
         self.calls += 1

@@ -19,7 +19,8 @@ from widefield.options import parse_tile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from widefield.bundle import Bundle
+    from widefield.bundle import Bundle, Component
+    from widefield.parts import DenoiserPart
 
     Progress = Callable[[str, int, int], None]
 
@@ -56,6 +57,8 @@ def build(
 ) -> None:  # fmt: skip
     """Build the engines that decoding, encoding and drawing with these options would build on first use.
 
+    Tiles and batches of a drawing are its own; the first levels of one, which are smaller than a tile, build theirs.
+
     \b
     widefield build sdxl.wf --precision bf16 --tile 128
     widefield build --capability 120 --precision f16
@@ -91,21 +94,37 @@ class Wanted:
 
 
 def graphs(bundle: Bundle, tile: tuple[int, int], batch: int) -> Iterator[Wanted]:
-    """Every fused graph of both components at that tile; certified ones a tile at a time; denoisers; text encoders."""
-    from widefield.tiles import input_shapes
-
+    """Every fused graph of both components at that tile; certified ones a tile at a time; what drawing opens."""
     for component in bundle.components.values():
         for kind in ("interior", "border", "certified"):
-            for graph in getattr(component, kind):
-                count = 1 if kind == "certified" else batch
-                yield Wanted(graph.file, input_shapes(component, graph, count, *tile), dict(graph.parameters))
-    parts = bundle.parts
-    if parts.denoiser is not None:
-        for window in parts.denoiser.windows:
-            yield Wanted(window.file, dict(parts.denoiser.shapes(window, batch)), {})
-    for encoder in parts.text.encoders if parts.text is not None else ():
+            yield from _fused(component, kind, 1 if kind == "certified" else batch, tile)
+    if bundle.parts.denoiser is not None:
+        yield from _drawn(bundle, bundle.parts.denoiser, tile, batch)
+    for encoder in bundle.parts.text.encoders if bundle.parts.text is not None else ():
         shape = (1, encoder.length)
         yield Wanted(encoder.file, {"tokens": shape, "mask": shape} if encoder.mask else {"tokens": shape}, {})
+
+
+def _drawn(bundle: Bundle, part: DenoiserPart, tile: tuple[int, int], batch: int) -> Iterator[Wanted]:
+    """Denoisers, and graphs with masks at the tiles of levels that are larger than one of them."""
+    from widefield.cascade import CascadeOptions
+    from widefield.draw_plan import LARGE_TILE
+    from widefield.generation import windows_a_call
+
+    options = CascadeOptions()
+    tiles = {"decoder": {options.tile}, "encoder": {options.encoder_tile, LARGE_TILE}}
+    for component in bundle.components.values():
+        for other in sorted(tiles[component.name] - ({tile} if batch == 1 else set())):
+            yield from _fused(component, "border", 1, other)
+    for window in part.windows:
+        yield Wanted(window.file, dict(part.shapes(window, windows_a_call(window))), {})
+
+
+def _fused(component: Component, kind: str, count: int, tile: tuple[int, int]) -> Iterator[Wanted]:
+    from widefield.tiles import input_shapes
+
+    for graph in getattr(component, kind):
+        yield Wanted(graph.file, input_shapes(component, graph, count, *tile), dict(graph.parameters))
 
 
 def _talk(told: Reporter, file: str, phase: str, done: int, total: int) -> None:

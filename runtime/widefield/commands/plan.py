@@ -134,7 +134,9 @@ def _tell_drawing(drawn: dict[str, Any]) -> None:
         click.echo(f"drawing does not fit: {drawn['refused']}")
     else:
         host, budget = drawn["peak_host_nbytes"], drawn["memory_nbytes"]
-        click.echo(f"drawing takes {show_nbytes(host)} of {show_nbytes(budget)}")
+        device = drawn["peak_device_nbytes"]
+        there = f", and {show_nbytes(device)} of the GPU" if device else ""
+        click.echo(f"drawing takes {show_nbytes(host)} of {show_nbytes(budget)}{there}")
     viewport = drawn["viewport"]
     side = drawn["viewport_px"]
     click.echo(
@@ -163,6 +165,7 @@ def _table(answer: Plan) -> None:
     table.add_section()
     host, budget = answer.peak_nbytes("host"), answer.memory_nbytes
     table.add_row("peak", "host", "", f"{show_nbytes(host)} of {show_nbytes(budget)}", style="bold")
-    if answer.peak_nbytes("scratch"):
-        table.add_row("peak", "scratch", "", show_nbytes(answer.peak_nbytes("scratch")), style="bold")
+    for place in ("scratch", "device"):
+        if answer.peak_nbytes(place):
+            table.add_row("peak", place, "", show_nbytes(answer.peak_nbytes(place)), style="bold")
     Console().print(table)

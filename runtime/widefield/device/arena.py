@@ -1,8 +1,9 @@
 """One block of a GPU's memory for what engines compute in: those that run one after another share it.
 
 Engines say what they need as they open; the block is taken when the first of them runs, and again should a later one
-need more. A plan may fix the most it may be. All that computes in it is queued on one stream, so no two engines are at
-it at once, whichever threads and pictures they work for; who queues holds `turns`.
+need more. It is given back when the last of them has left. A plan may fix the most it may be. All that computes in it
+is queued on one stream, so no two engines are at it at once, whichever threads and pictures they work for; who queues
+holds `turns`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Arena:
         self.gpu, self.limit_nbytes = gpu, limit_nbytes
         self.stream = gpu.stream()
         self.turns = threading.RLock()
-        self.wanted_nbytes = 0
+        self._asked: list[int] = []
         self._block: Any = None
         self._lock = threading.Lock()
 
@@ -36,13 +37,22 @@ class Arena:
                 smallest_nbytes=nbytes,
             )
         with self._lock:
-            self.wanted_nbytes = max(self.wanted_nbytes, nbytes)
+            self._asked.append(nbytes)
+
+    def leave(self, nbytes: int) -> None:
+        """An engine that asked for so many is closed."""
+        with self._lock:
+            self._asked.remove(nbytes)
+            if not self._asked and self._block is not None:
+                self.gpu.synchronize(self.stream)
+                self._block = None
 
     def block(self) -> tuple[int, int]:
         """(address, bytes) of the block, as large as was asked for until now."""
         with self._lock:
-            if self._block is None or self._block.shape[0] < self.wanted_nbytes:
+            wanted = max(self._asked, default=0)
+            if self._block is None or self._block.shape[0] < wanted:
                 self.gpu.synchronize(self.stream)  # whoever computes in it is done
                 self._block = None  # give it back before a larger one is taken
-                self._block = self.gpu.empty((max(256, self.wanted_nbytes),), np.uint8)
+                self._block = self.gpu.empty((max(256, wanted),), np.uint8)
             return int(self._block.data.ptr), int(self._block.shape[0])

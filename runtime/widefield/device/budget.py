@@ -21,7 +21,8 @@ def free_nbytes(number: int) -> int:
         from widefield.engine.torch_engine import find_device
 
         find_device(f"cuda:{number}")
-        return int(torch.cuda.mem_get_info(number)[0] * SHARE)
+        kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)
+        return int((torch.cuda.mem_get_info(number)[0] + kept) * SHARE)
     raise MissingBackend(
         f"nobody can say what cuda:{number} has free: cupy and torch are not installed; pip install 'widefield[gpu]', "
         "or plan with --device-memory"

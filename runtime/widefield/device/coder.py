@@ -13,39 +13,22 @@ those of a decoder whose pixels something else is made of.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from widefield.bundle import Component, GraphSpec
-from widefield.coder import Array, PixelTile, TileCoder
+from widefield.bundle import GraphSpec
+from widefield.coder import NEVER, Array, PixelTile, TileCoder
 from widefield.coder_engines import Kind
 from widefield.device.gpu import Gpu
 from widefield.device.ops import Ops
+from widefield.device.slots import SLOTS, Slot, Slots
 from widefield.geometry import Region
 from widefield.tiles import gather, inside
 
-SLOTS = 2
 Batch = tuple[list[Region], list[Region]]
-
-
-@dataclass
-class Slot:
-    """One of two sets of what goes in and out, and the marks that say who is done with it."""
-
-    host: dict[str, NDArray[np.float32]]
-    given: dict[str, Any]
-    made: dict[str, Any]  # "values", or "pixels" and "half"; and "counts"
-    host_made: dict[str, NDArray[Any]]
-    uploaded: Any
-    computed: Any
-    downloaded: Any
-    used: bool = False
 
 
 class DeviceCoder(TileCoder):
@@ -60,52 +43,37 @@ class DeviceCoder(TileCoder):
 
         `values`: make float32 values (channels, rows, columns), not pixels.
         """
-        self.gpu, self.ops, self.makes_values = gpu, ops, values
-        self.up, self.compute, self.down = gpu.stream(), gpu.stream(), gpu.stream()
+        return self.through(Slots(gpu, ops, self.component, self.tile, self.batch, values=values))
+
+    def through(self, slots: Slots) -> DeviceCoder:
+        """Take what other coders of the same engines have taken already. Returns itself."""
+        self._slots: Slots | None = slots
+        self.gpu, self.ops, self.makes_values = slots.gpu, slots.ops, slots.makes_values
+        self.up, self.compute, self.down = slots.up, slots.compute, slots.down
         self._wide: TileCoder | None = None
-        self._between: dict[str, Any] = {}
-        self._keys: dict[str, Any] = {}
-        self._slots = [self._slot() for _ in range(SLOTS)]
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        for slot in self._slots:
-            self._free.put(slot)
-        self._queueing = threading.Lock()
         return self
 
-    def _slot(self) -> Slot:
-        gpu, batch = self.gpu, self.batch
-        values, tile = self.component.values, self.tile
-        shape = values[self.component.input].shape(batch, *tile)
-        margin = 2 * self.component.margin_cells
-        shapes = {self.component.input: shape, "inside": (batch, 1, tile[0] + margin, tile[1] + margin)}
-        made: dict[str, tuple[tuple[int, ...], Any]] = {"counts": ((2,), np.int64)}
-        if self.makes_values:
-            made["values"] = self._shape(self.component.output), np.float32
-        else:
-            rows, columns = (side * self.component.output_scale for side in tile)
-            channels = self.component.output_channels
-            made["pixels"] = (batch, rows, columns, channels), np.uint8
-            made["half"] = (batch, -(-rows // 2), -(-columns // 2), channels), np.uint8
-        return Slot(
-            {name: gpu.pinned(shape, np.float32) for name, shape in shapes.items()},
-            {name: gpu.empty(shape, np.float32) for name, shape in shapes.items()},
-            {name: gpu.empty(*of) for name, of in made.items()}, {name: gpu.pinned(*of) for name, of in made.items()},
-            gpu.event(), gpu.event(), gpu.event(),
-        )  # fmt: skip
+    @property
+    def slots(self) -> Slots:
+        """Those it goes through, until it is closed."""
+        if self._slots is None:
+            raise ValueError("the coder was closed")
+        return self._slots
 
     def __call__(self, tiles: Sequence[Region], kept: Sequence[Region] | None = None) -> Array:
         """Up to `batch` tiles of one kind, as values."""
         if not self.makes_values or self.kind(tiles[0]) == "certified":
             return super().__call__(tiles, kept)
         read = self._read(tiles)
-        slot = self._free.get()
+        slots = self.slots
+        slot = slots.free.get()
         try:
-            with self._queueing:
+            with slots.queueing:
                 self._queue(slot, self.kind(tiles[0]), read)
             _, _, made = self._finished((list(tiles), list(kept or ())), slot)
             return np.stack(made)
         finally:
-            self._free.put(slot)
+            slots.free.put(slot)
 
     def stream(
         self, batches: Iterable[list[Region]], keep: Callable[[Region], Region]
@@ -115,7 +83,7 @@ class DeviceCoder(TileCoder):
             kept = [keep(tile) for tile in tiles]
             slot = None
             if self.kind(tiles[0]) != "certified":
-                slot = self._slots[index % SLOTS]
+                slot = self.slots.all[index % SLOTS]
                 self._begin(slot, tiles)
             if waiting is not None:
                 yield self._finished(*waiting)
@@ -152,7 +120,7 @@ class DeviceCoder(TileCoder):
         slot.used = True
 
     def _compute(self, kind: Kind, slot: Slot) -> None:
-        stream = self.compute
+        stream, slots = self.compute, self.slots
         values: dict[str, Any] = dict(slot.given)
         counts = slot.made["counts"]
         self.ops.clear(counts, stream)
@@ -161,9 +129,10 @@ class DeviceCoder(TileCoder):
             if index > 0:
                 site = self.component.attentions[index - 1]
                 query = values[site.query]
-                values[site.result] = self._place(site.result, query.shape)
-                self.ops.attend(query, self._keys_of(site.result), values[site.result], stream)
-            made = {name: self._place(name, self._shape(name)) for name in graph.outputs}
+                values[site.result] = slots.place(site.result, query.shape)
+                keys = slots.keys_of(site.result, self.summary.keys(site.result))
+                self.ops.attend(query, keys, values[site.result], stream)
+            made = {name: slots.place(name, slots.shape(name)) for name in graph.outputs}
             if self.makes_values and self.component.output in made:
                 made[self.component.output] = slot.made["values"]
             engine = self._engine(kind, graph)
@@ -181,20 +150,6 @@ class DeviceCoder(TileCoder):
         engine = self.engines.engine(kind, graph)
         return getattr(engine, "narrow", engine)
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return self.component.values[name].shape(self.batch, *self.tile)
-
-    def _place(self, name: str, shape: tuple[int, ...]) -> Any:
-        """Memory for a value between graphs: one is enough, for the compute stream does one thing after another."""
-        if name not in self._between:
-            self._between[name] = self.gpu.empty(shape, np.float32)
-        return self._between[name]
-
-    def _keys_of(self, result: str) -> Any:
-        if result not in self._keys:
-            self._keys[result] = self.ops.keys(self.summary.keys(result), self.compute)
-        return self._keys[result]
-
     def _finished(self, batch: Batch, slot: Slot | None) -> tuple[list[Region], list[Region], Any]:
         """A batch whose pixels are on the host: sound ones, or those of float32."""
         tiles, kept = batch
@@ -202,7 +157,8 @@ class DeviceCoder(TileCoder):
             return tiles, kept, self(tiles, kept)
         self.gpu.synchronize(slot.downloaded)
         if slot.host_made["counts"].any():
-            self.again += 1
+            with self._lock:
+                self.again += 1
             return tiles, kept, self._again(tiles, kept)
         if self.makes_values:
             return tiles, kept, slot.host_made["values"][: len(tiles)]
@@ -211,31 +167,17 @@ class DeviceCoder(TileCoder):
 
     def _again(self, tiles: list[Region], kept: list[Region]) -> Sequence[Any]:
         """The batch in float32, tile by tile; what is not finite there is refused by whoever makes pixels of it."""
-        with self._queueing:
+        with self.slots.queueing:
             if self._wide is None:
                 options = replace(self.options, precision="f32")
                 self._wide = TileCoder(
                     self.engines.bundle, self.component, self.source, self.summary, self.tile, self.batch, options,
-                    certify=False,
+                    interior_from=0 if self._has_interior else NEVER, certify=False,
                 )  # fmt: skip
         return list(self._wide(tiles, kept or None))
 
     def close(self) -> None:
         if self._wide is not None:
             self._wide.close()
-        self._slots, self._between, self._keys = [], {}, {}
+        self._slots = None
         super().close()
-
-
-def slots_nbytes(component: Component, shapes: Mapping[str, tuple[int, ...]], batch: int, tile: tuple[int, int]) -> int:
-    """Bytes on the GPU of both slots: what goes in, float32, and what is made: a decoder's pixels with their halves, an
-    encoder's values."""
-    given = sum(4 * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
-    rows, columns = (side * component.output_scale for side in tile)
-    made = batch * rows * columns * component.output_channels
-    return SLOTS * (given + (made + -(-made // 4) if makes_pixels(component) else 4 * made))
-
-
-def makes_pixels(component: Component) -> bool:
-    """Whether what a component makes is a picture."""
-    return component.name == "decoder"

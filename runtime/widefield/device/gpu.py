@@ -58,9 +58,9 @@ class CupyGpu:
 
     @property
     def free_nbytes(self) -> int:
-        """What nobody has, now."""
+        """What nobody has, now, and what CuPy's pool keeps for the next who asks."""
         with self.device:
-            return int(self.cupy.cuda.runtime.memGetInfo()[0])
+            return int(self.cupy.cuda.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes())
 
     def current(self) -> AbstractContextManager[Any]:
         """Within, what this thread asks of CUDA, or of a library that uses it, is about this GPU."""

@@ -7,11 +7,13 @@ activations; what lies between graphs is float32.
 from __future__ import annotations
 
 from widefield.buffers import ACTIVATIONS, CERTIFIED_ACTIVATIONS, Buffer, Setting, has_certified
+from widefield.bundle import Component
 from widefield.coder import has_interior
-from widefield.device.coder import slots_nbytes
+from widefield.device.slots import makes_pixels, slots_nbytes
 from widefield.tiles import input_shapes
 
-WEIGHTS = "weights on the GPU"
+WEIGHTS, LIBRARIES = "weights on the GPU", "context and libraries"
+OF_LIBRARIES = WEIGHTS, LIBRARIES  # which take these themselves: they are no arrays of ours
 LIBRARIES_NBYTES = 600 << 20  # a context, cuDNN, cuBLAS: what a process has before it computes anything
 
 
@@ -27,18 +29,15 @@ def device_buffers(setting: Setting) -> list[Buffer]:
     stored = 2 if setting.bundle.manifest.get("dtype") == "float16" else 1
     kinds = 1 + certifies + has_interior(component, tile, setting.height, setting.width, request.backend)
     weights = setting.bundle.weights_nbytes * stored // fits * kinds
-    between = {v for g in component.border for v in (*g.inputs, *g.outputs)} & set(component.values)
-    between |= {site.result for site in component.attentions}
-    values = [component.values.get(v) or component.values[_query_of(setting, v)] for v in between]
-    ends = sum(value.nbytes(request.batch, *tile) for value in values)
     shapes = input_shapes(component, component.border[0], request.batch, *tile)
+    slots = slots_nbytes(component, shapes, request.batch, tile, values=not makes_pixels(component))
     width = component.attentions[0].width if component.attentions else 0
     return [
-        Buffer("context and libraries", "device", "stream", LIBRARIES_NBYTES),
+        Buffer(LIBRARIES, "device", "stream", LIBRARIES_NBYTES),
         Buffer(WEIGHTS, "device", "stream", weights),
         Buffer("activations on the GPU", "device", "stream", activations),
-        Buffer("between graphs", "device", "stream", ends),
-        Buffer("tiles on their way", "device", "stream", slots_nbytes(component, shapes, request.batch, tile)),
+        Buffer("between graphs", "device", "stream", between_nbytes(component, request.batch, tile)),
+        Buffer("tiles on their way", "device", "stream", slots),
         Buffer("attention keys on the GPU", "device", "stream", 4 * setting.keys * width * len(component.attentions)),
     ]
 
@@ -47,10 +46,14 @@ def host_buffers(setting: Setting, buffers: list[Buffer]) -> list[Buffer]:
     """A run's buffers on the host, where the GPU computes: no activations, and pinned memory for two tiles."""
     component, batch = setting.component, setting.request.batch
     shapes = input_shapes(component, component.border[0], batch, *setting.tile)
-    pinned = slots_nbytes(component, shapes, batch, setting.tile)
+    pinned = slots_nbytes(component, shapes, batch, setting.tile, values=not makes_pixels(component))
     left = [b for b in buffers if b.name not in ("activations", "attention blocks", "tiles in and out")]
     return [*left, Buffer("pinned tiles", "host", "stream", pinned)]
 
 
-def _query_of(setting: Setting, result: str) -> str:
-    return next(site.query for site in setting.component.attentions if site.result == result)
+def between_nbytes(component: Component, batch: int, tile: tuple[int, int]) -> int:
+    """Of the values that lie on the GPU before, between and after a component's graphs."""
+    queries = {site.result: site.query for site in component.attentions}
+    names = {v for g in component.border for v in (*g.inputs, *g.outputs)} & set(component.values)
+    values = [component.values.get(name) or component.values[queries[name]] for name in names | set(queries)]
+    return sum(value.nbytes(batch, *tile) for value in values)

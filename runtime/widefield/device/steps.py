@@ -35,6 +35,7 @@ class DeviceSteps:
         self.stream = gpu.stream()
         self._turns = threading.Lock()
         self._rooms: dict[str, Any] = {}
+        self._told: dict[str, Array] = {}  # what the rooms have of prompts
         self._count = gpu.empty((1,), np.int64)
         self._host = gpu.pinned(self.shapes["latent"], np.float32)
         self._host_count = gpu.pinned((1,), np.int64)
@@ -51,12 +52,13 @@ class DeviceSteps:
         the caller has to make it again in float32.
 
         `told` is what the engine is given beside latent, timestep and guidance: for one prompt, or for the positive and
-        the negative one. `noise(i)` is asked for step i where that draws some.
+        the negative one; arrays that are the same as before are there already, and must not have been changed.
+        `noise(i)` is asked for step i where that draws some.
         """
         with self._turns:
             for index, given in enumerate(told):
                 for name, value in given.items():
-                    self.gpu.upload(self._room(name, index), _full(value, self.shapes[name]), self.stream)
+                    self._tell(name, index, value)
             self._fill("guidance", guidance)
             state = self._latent("x")
             self._upload(state, x)
@@ -84,6 +86,13 @@ class DeviceSteps:
         if noise is not None:
             self._upload(n, noise)
         self.ops.step(step, x, m, n, history, self.stream)
+
+    def _tell(self, name: str, prompt: int, value: Array) -> None:
+        key = f"{name} {prompt}"
+        if self._told.get(key) is not value:
+            self.gpu.upload(self._room(name, prompt), _full(value, self.shapes[name]), self.stream)
+            self.gpu.synchronize(self.stream)
+            self._told[key] = value
 
     def _upload(self, into: Any, values: Array) -> None:
         """Through pinned memory, which the copy before may still be reading."""

@@ -8,10 +8,13 @@ import importlib.util
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from widefield.errors import MissingBackend, WidefieldError
+
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # of CUdevice_attribute in cuda.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """NVIDIA's: the newest CUDA it knows, as (13, 0), and what its GPUs are called. `why` where there is none."""
+    """NVIDIA's: the newest CUDA it knows, as (13, 0), and what its GPUs are called. `why` where there is none.
+    `capability` is that of the first, as "90"."""
 
     cuda: tuple[int, int] | None
     gpus: tuple[str, ...]
     why: str = ""
+    capability: str = ""
 
 
 def find_driver() -> Driver:
@@ -55,13 +60,26 @@ def find_driver() -> Driver:
         cuda.cuDeviceGet(ctypes.byref(device), number)
         cuda.cuDeviceGetName(name, len(name), device)
         names.append(name.value.decode())
-    return Driver((version.value // 1000, version.value % 1000 // 10), tuple(names))
+    return Driver((version.value // 1000, version.value % 1000 // 10), tuple(names), "", _capability(cuda))
+
+
+def _capability(cuda: ctypes.CDLL) -> str:
+    """Of the first GPU; "" where there is none."""
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    if cuda.cuDeviceGet(ctypes.byref(device), 0):
+        return ""
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)
+    return f"{major.value}{minor.value}"
 
 
 def verdicts(driver: Driver) -> list[Verdict]:
     """Of every engine on the CPU and, first of them, on GPU 0."""
-    on_gpu = [("trt", _trt, "widefield[trt]"), ("torch", _torch_gpu, "widefield[torch]"),
-              ("ort", _ort_gpu, "onnxruntime-gpu[cuda,cudnn]")]  # fmt: skip
+    on_gpu: list[tuple[str, Callable[[], str], str]] = [
+        ("trt", partial(_trt, driver.capability), "widefield[trt]"),
+        ("torch", _torch_gpu, "widefield[torch]"),
+        ("ort", _ort_gpu, "onnxruntime-gpu[cuda,cudnn]"),
+    ]
     found = [
         _of("ort", "cpu", _ort_cpu, "widefield[onnxruntime]"),
         _of("openvino", "cpu", lambda: version_of("openvino", "openvino"), "widefield[openvino]"),
@@ -103,12 +121,14 @@ def _torch_cpu() -> str:
     return version_of("torch", "torch")
 
 
-def _trt() -> str:
-    from widefield.engine.trt_bindings import bindings, identity
+def _trt(capability: str) -> str:
+    from widefield.engine.trt_bindings import bindings, check_capability, identity
 
     version_of("onnx", "onnx")
     version_of("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy")
-    return identity(bindings())
+    found = bindings()
+    check_capability(found, capability)
+    return identity(found)
 
 
 def _torch_gpu() -> str:

@@ -19,7 +19,7 @@ from widefield.device.gpu import CupyGpu, follow
 from widefield.device.replay import Replay
 from widefield.engine import trt_cache
 from widefield.engine.base import Array, Engine, EngineOptions
-from widefield.engine.trt_bindings import bindings, identity, make_logger
+from widefield.engine.trt_bindings import bindings, check_capability, identity, make_logger
 from widefield.engine.trt_build import Progress, build_engine
 from widefield.engine.trt_graph import make_skeleton
 from widefield.errors import WidefieldError
@@ -63,7 +63,8 @@ class TrtEngine(Engine):
         self._context: Any = self._engine.create_execution_context(
             self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
-        self.arena.ask(int(self._engine.device_memory_size_v2))
+        self._asked = int(self._engine.device_memory_size_v2)
+        self.arena.ask(self._asked)
 
     def _place(self, parameters: Mapping[str, Array]) -> None:
         """Frozen sites, on the GPU for good. Graphs that do not read one have no input for it."""
@@ -117,6 +118,7 @@ class TrtEngine(Engine):
     def close(self) -> None:
         if self._context is not None:
             self.gpu.synchronize(self.stream)
+            self.arena.leave(self._asked)
         self._replay.forget()
         self._rooms = {}
         self._context = self._engine = self._runtime = None
@@ -140,6 +142,7 @@ def ready_engine(
 ) -> Any:
     """The engine, as its file in the cache is mapped; built and put there where it is not. See `build_engine` for what
     it raises."""
+    check_capability(trt, capability)
     folder = trt_cache.cache_folder()
     key = trt_cache.EngineKey(
         trt_cache.bundle_identity(path), path.name, {**shapes, **frozen}, precision, capability, identity(trt)

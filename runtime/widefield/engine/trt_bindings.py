@@ -40,6 +40,14 @@ def is_rtx(trt: Any) -> bool:
     return "rtx" in str(trt.__name__)
 
 
+def check_capability(trt: Any, capability: str) -> None:
+    """MissingBackend where a library has no code for a GPU of that capability, as "90": TensorRT-RTX for some."""
+    if is_rtx(trt) and not hasattr(trt.ComputeCapability, f"SM{capability}"):
+        raise MissingBackend(
+            f"engine trt: TensorRT-RTX does not build for sm_{capability}; pip install 'widefield[trt]' for that GPU"
+        )
+
+
 def identity(trt: Any) -> str:
     """What engines depend on: "tensorrt 11.4.0"."""
     return f"{'tensorrt-rtx' if is_rtx(trt) else 'tensorrt'} {trt.__version__}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from widefield.engine.graphs import mapped
-from widefield.engine.trt_bindings import is_rtx, make_logger
+from widefield.engine.trt_bindings import check_capability, is_rtx, make_logger
 from widefield.engine.trt_graph import Skeleton
 from widefield.errors import UnsupportedGraph, WidefieldError
 
@@ -109,10 +109,8 @@ def _aim(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
         )
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
-        known = getattr(trt.ComputeCapability, f"SM{capability}", None)
-        if known is None:
-            raise WidefieldError(f"TensorRT-RTX does not build for sm_{capability}; install TensorRT for it")
-        config.set_compute_capability(known, index)
+        check_capability(trt, capability)
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
 
 
 def make_monitor(trt: Any, progress: Progress) -> Any:
