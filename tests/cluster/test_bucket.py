@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import shutil
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -15,9 +16,10 @@ from cluster.conftest import Crew
 from cluster.test_many import CLAIMS, DECODED, DRAWN
 from serve.servers import started
 from store.pictures import digests
-from widefield.cluster.objects import Objects
+from widefield.cluster.objects import PIECE, Objects
 from widefield.store import open_store
 from widefield.store.hashes import provenance_path
+from widefield_bench.memory import MemoryCase, measure_memory
 
 moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
 obstore = pytest.importorskip("obstore")
@@ -201,6 +203,25 @@ def test_what_is_not_there_is_one_line(s3, tmp_path, command, capsys):
     for name, said in (("pictures/no/sea.zarr", gone), ("nobodys/sea.zarr", gone), ("no/sea.tif", "is no .zarr")):
         assert f"s3://{name} {said}" in run(capsys, command, f"s3://{name}", *more).fault()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_stays_within_its_plan(s3, tiny, tmp_path, capsys):
+    """Its shard, of noise, is sent in several pieces. In a folder the same worker sends nothing."""
+    latents = tmp_path / "noise.npy"
+    np.save(latents, 3 * np.random.default_rng(0).normal(size=(4, 320, 256)).astype(np.float32))
+    case = MemoryCase(str(tiny[0]), str(latents), "512MiB", workers=1, summary="sampled", cells=64, tile=64)
+    found = {
+        name: measure_memory(replace(case, claims=where))
+        for name, where in (("folder", str(tmp_path / "sea.zarr")), ("bucket", place("memory")))
+    }
+    nbytes = obstore.head(s3, "memory/sea.zarr/0/c/0/0/0")["size"]
+    with capsys.disabled():
+        for name, row in found.items():
+            said = {key: row[key] for key in ("baseline_mib", "actual_mib", "planned_mib", "budget_mib")}
+            print(f"\na worker in a {name}, a shard of {nbytes / 2**20:.0f} MiB: {said}")
+    assert nbytes > 1.2 * PIECE
+    for row in found.values():
+        assert row["tiles_made"] == 1 and row["within"], row
 
 
 def test_zarr_reads_it_where_it_is(s3, decoded, workers):
