@@ -7,6 +7,8 @@ Actual    the peak of the resident set while the picture is saved, less the base
 Planned   what the plan says, which must be no less, and not much more.
 Stages    the peak during each stage of the sweep, and while streaming, so that one sees which buffer was misjudged.
 `stop_after` ends a run early, after so many store tiles; by then every kind of tile should have been met.
+`claims` is where one worker of `--cluster claims` makes the picture: a new .zarr of a folder, or at s3://, which the
+variables of AWS tell of. There `--scratch` is the system's folder, and is on a disk or the files in it count, too.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ class MemoryCase:
     cells: int | None = None
     stop_after: int | None = None
     form: str = ".tif"
+    claims: str | None = None
+    shard_px: int | None = None
 
 
 def measure_memory(case: MemoryCase, *, timeout_s: float = 1800) -> dict[str, Any]:
@@ -68,10 +72,16 @@ def _child(case: MemoryCase) -> dict[str, Any]:
     importlib.import_module("onnxruntime")  # attention runs on it whatever the engine
     if case.engine == "openvino":
         importlib.import_module("widefield.engine.openvino_engine")
+    if case.claims is not None:
+        importlib.import_module("widefield.cluster.join")
+        importlib.import_module("zarr")
+    if case.claims is not None and case.claims.startswith("s3://"):
+        importlib.import_module("obstore.store")
     model = widefield.model.open(case.bundle)
     picture = model.decode(
         case.latents, memory=case.memory, engine=case.engine, precision=case.precision, workers=case.workers,
         summary=case.summary, cells=case.cells, tile=None if case.tile is None else (case.tile, case.tile),
+        shard_px=case.shard_px,
     )  # fmt: skip
     baseline = resident_nbytes()
     forget_peak()
@@ -93,7 +103,10 @@ def _child(case: MemoryCase) -> dict[str, Any]:
             raise _EnoughError
 
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_EnoughError):
-        picture.save(Path(folder) / f"out{case.form}", progress=progress, talk=lambda *_: peak())
+        if case.claims is None:
+            picture.save(Path(folder) / f"out{case.form}", progress=progress, talk=lambda *_: peak())
+        else:
+            made = _claimed(picture, case.claims, peak)
     streamed = resident_nbytes("VmHWM") - baseline
     return {
         "tile_cells": plan.tile[0],
@@ -113,6 +126,18 @@ def _child(case: MemoryCase) -> dict[str, Any]:
         "stages_mib": [_mib(s) for s in stages],
         "buffers_mib": {f"{b.name} ({b.during})": _mib(b.nbytes) for b in plan.buffers if b.place == "host"},
     }
+
+
+def _claimed(picture: Any, place: str, peak: Callable[[], None]) -> int:
+    """Make it as one worker of `--cluster claims`; its shards."""
+    from widefield.cluster.join import join
+
+    def talk(what: str, *_: int) -> None:
+        if what == "measuring sites":
+            peak()
+
+    made: int = join(picture, Path(place), talk=talk).as_dict()["shards_made"]
+    return made
 
 
 def _planned(plan: Any, during: str) -> int:
@@ -144,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tile", type=int, help="cells (the plan's choice)")
     parser.add_argument("--cells", type=int, help="of a sampled summary")
     parser.add_argument("--stop-after", type=int, help="store tiles (all of them)")
+    parser.add_argument("--claims", help="where a worker of --cluster claims makes it: a new .zarr, or one at s3://")
+    parser.add_argument("--shard", type=int, help="of a .zarr, pixels (8192)")
     parser.add_argument("-o", "--output", type=Path, help="folder for memory.json")
     options = parser.parse_args(argv)
     if options.child is not None:
@@ -159,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for latents, memory, engine, workers, summary in grid:
         case = MemoryCase(
             options.bundle, latents, memory, engine, options.precision, workers, summary, options.tile, options.cells,
-            options.stop_after,
+            options.stop_after, claims=options.claims, shard_px=options.shard,
         )  # fmt: skip
         rows.append(measure_memory(case))
         print(table(rows[-1:], COLUMNS), file=sys.stderr)

@@ -64,7 +64,11 @@ class Summary:
         return worst
 
     def save(self, path: Path) -> None:
-        """Write as safetensors, whole or not at all; StoreError where that is not possible."""
+        """Write as safetensors, whole or not at all; StoreError where that is not possible.
+
+        One summary is the same bytes each time: safetensors orders tensors, but not what it says of them, so that is
+        one entry.
+        """
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
@@ -74,7 +78,7 @@ class Summary:
         }
         work = path.with_name(f".{path.name}.part")
         try:
-            save_file(tensors, work, metadata={"format": FORMAT, "about": json.dumps(dict(self.about), sort_keys=True)})
+            save_file(tensors, work, metadata={FORMAT: json.dumps(dict(self.about), sort_keys=True)})
             work.chmod(0o644)  # safetensors hides what it writes from everybody else
             work.replace(path)
         except (OSError, SafetensorError) as cause:  # safetensors has its own name for a full disk
@@ -102,9 +106,16 @@ def load_summary(path: Path, component: Component, bundle_digest: str) -> Summar
                 (arrays if kind == "array" else moments)[name] = tensors.get_tensor(key)
     except (SafetensorError, OSError) as cause:
         raise BadRequest(f"{path} is no summary ({cause}); measure it again with --summary sampled") from cause
-    if metadata.get("format") != FORMAT:
+    about = _about(metadata)
+    if about is None:
         raise BadRequest(f"{path} is not a {FORMAT}; measure it again with --summary sampled")
-    about = json.loads(metadata["about"])
     if about.get("bundle") != bundle_digest or about.get("component") != component.name:
         raise BadRequest(f"{path} was measured with another bundle; measure it again with --summary sampled")
     return Summary(arrays, moments, about)
+
+
+def _about(metadata: Mapping[str, str]) -> dict[str, str] | None:
+    """What a file says of its summary; None where it holds none. Older ones say it in two entries."""
+    said = metadata.get("about") if metadata.get("format") == FORMAT else metadata.get(FORMAT)
+    about = None if said is None else json.loads(said)
+    return about if isinstance(about, dict) else None

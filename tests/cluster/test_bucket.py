@@ -1,24 +1,29 @@
 """The same in a bucket of a server that speaks S3, on loopback: every object is the file that one process writes."""
 
 import hashlib
+import json
 import logging
 import random
 import shutil
+from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
-import safetensors
 
 from cli.runner import ENVIRONMENT, run
 from cluster.conftest import Crew
 from cluster.test_many import CLAIMS, DECODED, DRAWN
+from serve.servers import started
 from store.pictures import digests
+from widefield.cluster.objects import PIECE, Objects
 from widefield.store import open_store
 from widefield.store.hashes import provenance_path
+from widefield_bench.memory import MemoryCase, measure_memory
 
 moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
 obstore = pytest.importorskip("obstore")
-BUCKET, SUMMARY = "pictures", "sea.summary.safetensors"
+BUCKET = "pictures"
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +84,8 @@ def objects(s3, folder: str) -> dict[str, str]:
 
 
 def assert_as_alone(s3, folder: str, path) -> None:
-    """Picture, hashes, manifest and summary, and nothing else. safetensors has no order for what it says of itself."""
-    found, wanted = objects(s3, folder), digests(path.parent)
-    assert found.keys() == wanted.keys()
-    assert {name for name in found if found[name] != wanted[name]} <= {SUMMARY}
-    far, near = bytes(obstore.get(s3, f"{folder}/{SUMMARY}").bytes()), (path.parent / SUMMARY).read_bytes()
-    assert dict(safetensors.deserialize(far)) == dict(safetensors.deserialize(near))
+    """Picture, hashes, manifest and summary, and nothing else."""
+    assert objects(s3, folder) == digests(path.parent)
 
 
 def place(folder: str) -> str:
@@ -134,7 +135,93 @@ def test_finalize_makes_the_same_tif(s3, decoded, workers, tmp_path, capsys):
         assert about["checked"]
     assert digests(tmp_path / "far.tif") == digests(tmp_path / "near.tif")
     fault = run(capsys, "finalize", place("nowhere"), "-o", tmp_path / "no.tif").fault()
-    assert "is no finished picture" in fault and not (tmp_path / "no.tif").exists()
+    assert "s3://pictures/nowhere/sea.zarr does not exist" in fault and not (tmp_path / "no.tif").exists()
+
+
+@pytest.fixture
+def there(s3, decoded, tmp_path):
+    """(where a copy of the finished picture is in the bucket, its key, what one process made on a disk)."""
+    path = decoded[1]
+    for file in (p for p in path.parent.rglob("*") if p.is_file()):
+        obstore.put(s3, f"{tmp_path.name}/{file.relative_to(path.parent).as_posix()}", file.read_bytes())
+    return place(tmp_path.name), f"{tmp_path.name}/sea.zarr", path
+
+
+def test_inspect_says_of_it_what_it_says_of_one_on_a_disk(s3, there, capsys):
+    url, key, path = there
+    far, near = (run(capsys, "inspect", each, "--json").json() for each in (url, path))
+    assert far == {**near, "path": url} and far["complete"]
+    obstore.delete(s3, f"{key}/0/c/0/1/2")
+    about = run(capsys, "inspect", url, "--json").json()
+    assert not about["complete"] and about["tiles_done"] == near["tiles_done"] - 1
+    obstore.delete(s3, f"{key}/1/zarr.json")
+    assert "lacks level 1" in run(capsys, "inspect", url).fault()
+
+
+def test_verify_reads_it_where_it_is_and_names_a_changed_tile(s3, there, capsys):
+    url, key, path = there
+    far, near = (run(capsys, "verify", each, "--json").json() for each in (url, path))
+    assert far == {**near, "path": url} and far["good"] and far["tiles"] == 12 + 4 + 1
+    shard = bytearray(obstore.get(s3, f"{key}/0/c/0/1/2").bytes())
+    shard[100] ^= 1
+    obstore.put(s3, f"{key}/0/c/0/1/2", bytes(shard))
+    found = json.loads(run(capsys, "verify", url, "--json").out)
+    assert found["changed"] == [{"level": 0, "row": 1, "column": 2}] and found["tiles_changed"] == 1
+    assert run(capsys, "verify", url, "--region", "0:512,0:512", "--json").json()["good"]
+    shard[-5] ^= 1  # and now its index
+    obstore.put(s3, f"{key}/0/c/0/1/2", bytes(shard))
+    assert json.loads(run(capsys, "verify", url, "--json").out)["changed"] == found["changed"]
+    obstore.delete(s3, f"{key}.provenance/manifest.json")
+    assert f"{url} is no finished picture" in run(capsys, "verify", url).fault()
+
+
+def test_what_is_read_there_is_parts_of_shards(there, tmp_path, monkeypatch, capsys):
+    fetched, parts, fetch, part = [], [], Objects.fetch, Objects.part
+    monkeypatch.setattr(Objects, "fetch", lambda s, key, file: fetched.append(key) or fetch(s, key, file))
+    monkeypatch.setattr(Objects, "part", lambda s, key, *at: parts.append((key, *at)) or part(s, key, *at))
+    about = run(capsys, "finalize", there[0], "-o", tmp_path / "sea.tif", "--workers", 2, "--json").json()
+    assert about["checked"] and len(parts) == len(set(parts)) == about["tiles_made"] == 17
+    assert fetched and not [key for key in fetched if "/c/" in key]
+
+
+def test_serve_shows_it_as_one_on_a_disk(s3, there, tmp_path):
+    url, key, path = there
+    obstore.delete(s3, f"{key}/0/c/0/0/0")
+    with started(url, cache=tmp_path / "a") as far, started(path, cache=tmp_path / "b") as near:
+        assert far.picture == near.picture
+        for depth, tile, status in ((11, "2_1", 200), (11, "0_0", 404), (10, "1_0", 200), (7, "0_0", 200)):
+            names = [f"{each.url}/dzi/{each.picture}_files/{depth}/{tile}.png" for each in (far, near)]
+            answers = [httpx.get(name) for name in names]
+            assert [answer.status_code for answer in answers] == [status, 200]
+            assert status == 404 or answers[0].content == answers[1].content
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "serve", "finalize"])
+def test_what_is_not_there_is_one_line(s3, tmp_path, command, capsys):
+    more = ("-o", tmp_path / "no.tif") if command == "finalize" else ()
+    gone = "does not exist"
+    for name, said in (("pictures/no/sea.zarr", gone), ("nobodys/sea.zarr", gone), ("no/sea.tif", "is no .zarr")):
+        assert f"s3://{name} {said}" in run(capsys, command, f"s3://{name}", *more).fault()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_stays_within_its_plan(s3, tiny, tmp_path, capsys):
+    """Its shard, of noise, is sent in several pieces. In a folder the same worker sends nothing."""
+    latents = tmp_path / "noise.npy"
+    np.save(latents, 3 * np.random.default_rng(0).normal(size=(4, 320, 256)).astype(np.float32))
+    case = MemoryCase(str(tiny[0]), str(latents), "512MiB", workers=1, summary="sampled", cells=64, tile=64)
+    found = {
+        name: measure_memory(replace(case, claims=where))
+        for name, where in (("folder", str(tmp_path / "sea.zarr")), ("bucket", place("memory")))
+    }
+    nbytes = obstore.head(s3, "memory/sea.zarr/0/c/0/0/0")["size"]
+    with capsys.disabled():
+        for name, row in found.items():
+            said = {key: row[key] for key in ("baseline_mib", "actual_mib", "planned_mib", "budget_mib")}
+            print(f"\na worker in a {name}, a shard of {nbytes / 2**20:.0f} MiB: {said}")
+    assert nbytes > 1.2 * PIECE
+    for row in found.values():
+        assert row["tiles_made"] == 1 and row["within"], row
 
 
 def test_zarr_reads_it_where_it_is(s3, decoded, workers):

@@ -21,6 +21,7 @@ from widefield.store.hashes import provenance_path
 COMMON = ("--engine", "ort", "--workers", 1, "--shard", 512, "--quiet")
 DECODED = ("--summary", "sampled", "--cells", 16, "--tile", 64, *COMMON)
 CLAIMS = ("--cluster", "claims", "--lease", 1)
+SUMMARY = "sea.summary.safetensors"
 DRAWN = ("the sea", "--size", "600x530", "--seed", 3, *COMMON)
 
 
@@ -45,6 +46,7 @@ def assert_as_alone(path: Path, alone: Path) -> None:
     """Picture, hashes, manifest and summary, and nothing beside them."""
     assert digests(path) == digests(alone)
     assert digests(provenance_path(path)) == digests(provenance_path(alone))
+    assert digests(path.parent / SUMMARY) == digests(alone.parent / SUMMARY)
     assert sorted(p.name for p in path.parent.iterdir()) == sorted(p.name for p in alone.parent.iterdir())
     assert verify(path).good
 

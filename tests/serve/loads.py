@@ -16,13 +16,15 @@ PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, and costly to make on
 
 @dataclass
 class Load:
-    """What viewers met. `milliseconds` of answers with a tile; `tiles` by (depth, column, row)."""
+    """What viewers met. `milliseconds` of answers with a tile; `tiles` by (depth, column, row); `untold` counts answers
+    503 that did not say when to come again."""
 
     statuses: Counter = field(default_factory=Counter)
     milliseconds: list[float] = field(default_factory=list)
     tiles: set[tuple[int, int, int]] = field(default_factory=set)
     bodies: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
     differing: int = 0
+    untold: int = 0
 
     def at(self, percent: float) -> float:
         """A percentile of the time to a tile."""
@@ -63,6 +65,7 @@ async def _view(url: str, picture: dict, steps: int, seed: int, load: Load) -> N
         began = time.monotonic()
         answer = await client.get(f"/dzi/{picture['id']}_files/{depth}/{column}_{row}.{picture['form']}")
         load.statuses[answer.status_code] += 1
+        load.untold += answer.status_code == 503 and not answer.headers.get("retry-after", "").isdecimal()
         if answer.status_code == 200:
             load.milliseconds.append(1000 * (time.monotonic() - began))
             load.tiles.add(place)

@@ -53,6 +53,15 @@ class Process:
         said = json.loads("".join(lines))
         self.url, self.picture = said["url"].rstrip("/"), said["picture"]
 
+    def resident_nbytes(self, which: str = "VmRSS") -> int:
+        """What it has in memory: "VmRSS" now, "VmHWM" at most since `forget_peak`."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(f"{which}:")).split()[1]) * 1024
+
+    def forget_peak(self) -> None:
+        """Let VmHWM begin anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
     def stop(self) -> tuple[int, str]:
         """(status, what it said on stderr) after Ctrl-C."""
         if self.said is None:

@@ -5,6 +5,7 @@ command and finds there what is decided, what is done and who is at what; whoeve
 
     place      where that is: a folder that all see, or
     bucket     one of an object store, of which each worker has copies of what it needs; objects.py speaks to it
+    far        a picture in a bucket, for whoever looks at it, copies it or checks it
     board      small files that all see, each created once and whole
     claims     who is at what: a lease that has to be renewed, so that the work of the dead is taken over
     work       tasks in stages, and the worker that walks through them

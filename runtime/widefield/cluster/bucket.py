@@ -24,7 +24,6 @@ from widefield.cluster.board import Board, Gone
 from widefield.cluster.objects import Objects
 from widefield.cluster.place import Place
 from widefield.cluster.work import Stage, Task
-from widefield.errors import BadRequest
 from widefield.store.hashes import MANIFEST, provenance_path
 from widefield.store.omezarr import ZarrStore
 from widefield.store.spec import StoreSpec, level_sizes
@@ -174,19 +173,3 @@ class BucketBoard(Board):
     def has(self, name: str) -> bool:
         """Whether it is there now."""
         return self._objects.has(self._key(name))
-
-
-@contextmanager
-def copied(url: str) -> Iterator[Path]:
-    """A finished picture of a bucket, on this disk, in the system's folder for what is not kept. BadRequest where there
-    is none."""
-    bucket = Bucket(url, None)
-    try:
-        if not (bucket.look() and bucket.finished()):
-            raise BadRequest(f"{url} is no finished picture; wanted one; check where it is, or let its run end")
-        for folder in (bucket.path, provenance_path(bucket.path)):
-            for key in bucket.objects.names(bucket.key(folder)):
-                bucket.fetch(bucket.root / key)
-        yield bucket.path
-    finally:
-        bucket.close()

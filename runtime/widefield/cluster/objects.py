@@ -82,6 +82,22 @@ class Objects:
                 work.unlink(missing_ok=True)
             return True
 
+    def part(self, key: str, start: int, length: int) -> bytes | None:
+        """Some bytes of an object; None where there is none."""
+        with self._explained():
+            try:
+                return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
+            except FileNotFoundError:
+                return None
+
+    def end(self, key: str, length: int) -> bytes | None:
+        """The last bytes of an object; None where there is none."""
+        with self._explained():
+            try:
+                return bytes(self._obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes())
+            except FileNotFoundError:
+                return None
+
     def has(self, key: str) -> bool:
         """Whether there is such an object."""
         with self._explained():

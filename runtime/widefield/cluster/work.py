@@ -68,7 +68,8 @@ class Worker:
         try:
             return self._walk(stage)
         finally:
-            self.seconds[stage.name] = time.perf_counter() - started
+            took = time.perf_counter() - started
+            self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + took  # a level's summary may be met twice
 
     def _walk(self, stage: Stage) -> bool:
         undone = self._rotated([task for task in stage.tasks if not task.done()])

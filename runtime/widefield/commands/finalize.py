@@ -16,6 +16,7 @@ from widefield.commands.progress import reporter
 from widefield.errors import BadRequest
 
 if TYPE_CHECKING:
+    from widefield.store import Store
     from widefield.store.copying import Copied
 
 
@@ -43,7 +44,7 @@ def finalize(path: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
     threads = asked["workers"] or len(os.sched_getaffinity(0))
     given = {name: asked[name] for name in ("codec", "quality") if asked[name] is not None}
     try:
-        with reporter("copying", quiet=quiet) as report, _on_disk(path) as source:
+        with reporter("copying", quiet=quiet) as report, _opened(path) as source:
             copied = copy_picture(
                 source, out, overwrite=overwrite, threads=threads, **given,
                 progress=lambda done, total: report.talk("copying tiles", done, total),
@@ -60,18 +61,14 @@ def finalize(path: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
 
 
 @contextmanager
-def _on_disk(path: Path) -> Iterator[Path]:
-    """The picture, fetched where it is in a bucket."""
+def _opened(path: Path) -> Iterator[Store]:
+    """The picture, on a disk or in a bucket."""
+    from widefield.cluster.far import open_picture
     from widefield.cluster.place import remote_url
 
-    url = remote_url(path)
-    if url is not None:
-        from widefield.cluster.bucket import copied
-
-        with copied(url) as source:
-            yield source
-    elif path.exists():
-        yield path
+    if remote_url(path) is not None or path.exists():
+        with open_picture(path, finished=True) as store:
+            yield store
     else:
         raise BadRequest(f"{path} does not exist; wanted a finished .zarr; check the path")
 

@@ -25,16 +25,19 @@ PICTURES = (".tif", ".tiff", ".zarr", ".dzi", ".png")
 @arguments.option("--verify", is_flag=True, section="Files", help="Hash every file of a bundle against its manifest.")
 @arguments.as_json
 def inspect_path(path: Path | None, bundle: Path | None, verify: bool, as_json: bool) -> None:
-    """Say what is in a bundle, or what a picture holds and how many of its tiles are there.
+    """Say what is in a bundle, or what a picture holds and how many of its tiles are there, of a .zarr at s3:// too.
 
     \b
     widefield inspect vae.wf --verify
     widefield inspect picture.tif
     """
+    from widefield.cluster.place import remote_url
+
     path = arguments.one_bundle(path, bundle)
-    if path is not None and not path.exists():
+    far = path is not None and remote_url(path) is not None
+    if path is not None and not far and not path.exists():
         raise BadRequest(f"{path} does not exist; wanted a bundle or a picture; check the path")
-    picture = path is not None and path.suffix.lower() in PICTURES and not (path / "manifest.json").is_file()
+    picture = far or (path is not None and path.suffix.lower() in PICTURES and not (path / "manifest.json").is_file())
     if picture and verify:
         raise BadRequest(f"{path} is a picture; --verify wants a bundle; leave it out")
     about = _about_picture(path) if path is not None and picture else _about_bundle(path, verify=verify)
@@ -84,14 +87,15 @@ def _about_component(bundle: Bundle, component: Component) -> dict[str, Any]:
 
 
 def _about_picture(path: Path) -> dict[str, Any]:
-    from widefield.store import open_store
+    from widefield.cluster.far import open_picture
+    from widefield.cluster.place import remote_url
 
-    with open_store(path) as store:
+    with open_picture(path) as store:
         levels = [_about_level(store, level) for level in range(len(store.levels))]
         spec = store.spec
         return {
             "kind": "picture",
-            "path": str(path),
+            "path": remote_url(path) or str(path),
             "size_px": [spec.width_px, spec.height_px],
             "codec": spec.codec,
             "quality": spec.quality if spec.codec == "jpeg" else None,

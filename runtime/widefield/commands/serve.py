@@ -62,8 +62,9 @@ def _options(function: Any) -> Any:
 def serve(target: str | None, bundle: Path | None, as_json: bool, quiet: bool, **asked: Any) -> None:
     """Show a picture in the browser, however large: one on disk, also while it is made, or one drawn as you look.
 
-    PICTURE is a .tif, .zarr or .dzi. With a PROMPT nothing is drawn but what somebody looks at, and that is kept; with
-    neither, the page asks for a prompt. Tiles are at /dzi/ID.dzi (Deep Zoom) and /iiif/ID/info.json (IIIF Image API 3).
+    PICTURE is a .tif, .zarr or .dzi, or a .zarr at s3://. With a PROMPT nothing is drawn but what somebody looks at,
+    and that is kept; with neither, the page asks for a prompt. Tiles are at /dzi/ID.dzi (Deep Zoom) and
+    /iiif/ID/info.json (IIIF Image API 3).
 
     \b
     widefield serve coast.tif
@@ -75,7 +76,7 @@ def serve(target: str | None, bundle: Path | None, as_json: bool, quiet: bool, *
     from widefield.serve.run import serve as run
 
     address = Address(asked["host"], asked["port"])
-    stored = target is not None and (target.lower().endswith(STORES) or Path(target).exists())
+    stored = target is not None and (target.lower().endswith(STORES) or _is_place(target))
     given = {name: value for name, value in asked.items() if name not in OURS}
     if stored and (asked["size"] is not None or bundle is not None):
         raise click.UsageError(f"{target} is a picture; --size and --bundle are for a prompt.")
@@ -100,6 +101,12 @@ def serve(target: str | None, bundle: Path | None, as_json: bool, quiet: bool, *
         click.echo("closed", err=True)
 
 
+def _is_place(target: str) -> bool:
+    from widefield.cluster.place import remote_url
+
+    return remote_url(Path(target)) is not None or Path(target).exists()
+
+
 def _check_installed() -> None:
     for name in ("starlette", "uvicorn"):
         if importlib.util.find_spec(name) is None:
@@ -118,10 +125,11 @@ def _warn(address: Address) -> None:
 
 
 def _stored(path: Path, asked: Mapping[str, Any]) -> Gallery:
+    from widefield.cluster.far import open_picture
     from widefield.serve.gallery import stored_gallery
     from widefield.serve.stored import StoredPicture
 
-    return stored_gallery(StoredPicture(path, asked["queue"]))
+    return stored_gallery(StoredPicture(path, asked["queue"], open_picture(path)))
 
 
 def _drawn(prompt: str | None, bundle: Path | None, asked: Mapping[str, Any], given: Mapping[str, Any]) -> Gallery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,21 +29,26 @@ if TYPE_CHECKING:
 def verify(path: Path, region: Box | None, as_json: bool, quiet: bool) -> int | None:
     """Compare the tiles of a finished picture with what they were when they were made.
 
-    PICTURE is a .tif, .zarr, .dzi or .png of widefield, with PICTURE.provenance beside it. What was signed is checked
-    too. Exits 1 where something is not as it was.
+    PICTURE is a .tif, .zarr, .dzi or .png of widefield, with PICTURE.provenance beside it, or a .zarr at s3://. What
+    was signed is checked too. Exits 1 where something is not as it was.
 
     \b
     widefield verify islands.tif
     widefield verify islands.tif --region 262144:263168,262144:263168
     """
+    from widefield.cluster.far import open_picture
+    from widefield.cluster.place import remote_url
     from widefield.geometry import Region
     from widefield.provenance.verify import verify as verified
 
-    if not path.exists():
+    url = remote_url(path)
+    if url is None and not path.exists():
         raise BadRequest(f"{path} does not exist; wanted a picture; check the path")
     with reporter("verifying", quiet=quiet) as report:
         box = None if region is None else Region(*region)
-        found = verified(path, box, progress=lambda done, total: report.talk("tiles", done, total))
+        with nullcontext(path) if url is None else open_picture(path, finished=True) as picture:
+            found = verified(picture, box, progress=lambda done, total: report.talk("tiles", done, total))
+    found.path = url or path
     if as_json:
         print_json(found.as_dict())
     else:

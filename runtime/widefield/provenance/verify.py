@@ -9,7 +9,7 @@ the rest still verifies; so it does when the hashes of a row were changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Verified:
     `levels` those whose rows' hashes are not, so that nothing of them can be said. `unchecked`: there is a signature,
     and no c2pa to read it with."""
 
-    path: Path
+    path: Path | str
     root: str
     tiles: int = 0
     wrong: int = 0
@@ -61,14 +61,18 @@ class Verified:
         }
 
 
-def verify(path: Path, region: Region | None = None, *, progress: Callable[[int, int], None] | None = None) -> Verified:
-    """Look at every tile, or at those under a region of the picture's pixels, on all levels.
+def verify(
+    picture: Path | Store, region: Region | None = None, *, progress: Callable[[int, int], None] | None = None
+) -> Verified:
+    """Look at every tile, or at those under a region of the picture's pixels, on all levels. A picture that is opened
+    already is left open.
 
     StoreError for a picture that has no manifest, or another one's, or cannot be opened; BadRequest for a region
     outside. `progress(done, total)` counts tiles.
     """
+    path = picture.path if isinstance(picture, Store) else picture
     manifest = read_manifest(provenance_path(path) / MANIFEST)
-    with open_store(path) as store:
+    with nullcontext(picture) if isinstance(picture, Store) else open_store(picture) as store:
         if manifest.record != as_record(store.spec):
             raise StoreError(
                 f"{provenance_path(path)} is of another picture than {path}; wanted its own; put it beside its picture"

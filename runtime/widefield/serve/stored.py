@@ -17,7 +17,7 @@ from widefield.errors import StoreError
 from widefield.serve.flights import Flights
 from widefield.serve.pyramid import Pyramid
 from widefield.serve.served import Missing, Served, named
-from widefield.store import codecs, open_store
+from widefield.store import Store, codecs, open_store
 from widefield.store.base import Marks
 from widefield.store.box import Pixels, box
 
@@ -29,10 +29,11 @@ LOOKED_BELOW = 3  # levels under a tile that is not there yet, of which a previe
 
 
 class StoredPicture(Served):
-    """A .tif, .zarr or .dzi. StoreError for what is none of ours, or has one level alone."""
+    """A .tif, .zarr or .dzi, on a disk or, `opened` already, elsewhere; it is closed here. StoreError for what is none
+    of ours, or has one level alone."""
 
-    def __init__(self, path: Path, waiting: int = WAITING) -> None:
-        self.store = open_store(path)
+    def __init__(self, path: Path, waiting: int = WAITING, opened: Store | None = None) -> None:
+        self.store = opened or open_store(path)
         spec = self.store.spec
         if path.suffix.lower() == ".png":
             self.store.close()

@@ -122,7 +122,10 @@ class Store(ABC):
 
     def read(self, level: int, row: int, column: int) -> Pixels:
         """One tile, decoded: uint8 (h, w, 3), clipped to the picture. StoreError when not made yet, or damaged."""
-        data = self.read_encoded(level, row, column)
+        return self.decoded(level, row, column, self.read_encoded(level, row, column))
+
+    def decoded(self, level: int, row: int, column: int, data: bytes) -> Pixels:
+        """The same of what `read_encoded` gave."""
         try:
             return self._decode(level, row, column, data)
         except (RuntimeError, ValueError) as error:  # a codec's own errors are RuntimeErrors

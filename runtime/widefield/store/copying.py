@@ -54,7 +54,7 @@ class Copied:
 
 
 def copy_picture(
-    source: Path,
+    source: Path | Store,
     out: Path,
     *,
     codec: str = "auto",
@@ -64,18 +64,20 @@ def copy_picture(
     progress: Progress | None = None,
 ) -> Copied:
     """Copy the .zarr at `source` to the .tif at `out`. `progress(done, total)` counts tiles, from working threads.
+    `source` may be opened already, and is left open.
 
     StoreError for a source that is not finished, not lossless or damaged, and for an output that cannot be written.
     """
-    if out.suffix.lower() not in FORMS or out.resolve() == source.resolve():
-        raise StoreError(f"{out}: wanted a .tif to put {source.name} into; end the path in .tif")
+    path = source.path if isinstance(source, Store) else source
+    if out.suffix.lower() not in FORMS or out.resolve() == path.resolve():
+        raise StoreError(f"{out}: wanted a .tif to put {path.name} into; end the path in .tif")
     with ExitStack() as opened:
-        picture = opened.enter_context(open_store(source))
+        picture = source if isinstance(source, Store) else opened.enter_context(open_store(source))
         if picture.spec.codec == "jpeg":
-            raise StoreError(f"{source} holds jpeg tiles; wanted lossless ones, which lose nothing more; take a .zarr")
+            raise StoreError(f"{path} holds jpeg tiles; wanted lossless ones, which lose nothing more; take a .zarr")
         lacking = sum(int((~picture.done(level)).sum()) for level in range(len(picture.levels)))
         if lacking:
-            raise StoreError(f"{source} lacks {lacking} tiles; wanted all of them; let its run end: start it again")
+            raise StoreError(f"{path} lacks {lacking} tiles; wanted all of them; let its run end: start it again")
         if codec in ("auto", "lossless"):
             codec = default_codec(out, lossless=codec == "lossless")
         spec = replace(picture.spec, codec=codec, quality=quality)
@@ -146,7 +148,7 @@ class _Copying:
                     f"tile {row},{column} of level {level} in {self.picture.path} is not as it was made; wanted its "
                     "own bytes; restore it, or make the picture again"
                 )
-        self.target.write(*tile, self.picture.read(*tile))
+        self.target.write(*tile, self.picture.decoded(*tile, data))
         with self._lock:
             self.done += 1
             if self.progress is not None:
