@@ -29,7 +29,7 @@ from widefield_bench.common import about, table, write_rows
 from widefield_bench.likeness import LIGHT, Picture, likeness
 
 CHECKPOINT = Path(__file__).parents[2] / "export" / "embedded"
-FRESH = 4242  # the seed of worlds that training never draws: its own are 0 and 10, and 1,000,003 more where it is measured
+FRESH = 4242  # the seed of worlds that training never draws: its own are 0, 10, and 1,000,003 more to measure itself
 Measure = Callable[[Picture], float]
 
 
