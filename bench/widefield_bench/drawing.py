@@ -9,7 +9,8 @@ whole   a picture written as .tif in a fresh process: seconds, Mpx/s, and the pe
 looks   of every level against the one below: `correlation` of its box mean with it; `detail`, the energy above that
         one's Nyquist frequency over its cubic enlargement's. And of the last level `seams`, down and across: the mean
         absolute gradient across cells' borders where the last phase's windows fade into each other, over that at the
-        same borders of the same picture where its windows lie elsewhere and do not, and its standard error.
+        same borders of the same picture where its windows lie elsewhere and do not, and its standard error. `crossings`
+        is the same where four windows do.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widefield_bench.common import about, child_environment, forget_peak, resident_nbytes, table, write_rows
-from widefield_kernels.windows import Axis
+from widefield_kernels.windows import Axis, WindowGrid
 
 MIB = 1 << 20
 LARGEST, VIEWPORT = 524_288, 1024
@@ -160,20 +161,32 @@ def seams(
 ) -> tuple[float, float]:
     """Mean absolute gradient across cells' borders where `where`, over that across the same borders where not.
 
-    `pictures` are one picture, drawn with windows in different places; `where` says of each which borders windows fade
-    at. A border counts if it is so in one of them and not in another, so what the picture shows there has no part in
-    it. Gives the ratio and its standard error, by leaving out one of so many stripes after the other.
+    `pictures` are one picture, drawn with windows in different places; `where` says of each at which borders, or at
+    which (border, pixel along it), windows fade. A place counts if they do in one of them and not in another, so what
+    the picture shows there has no part in it. Gives the ratio and its standard error, by leaving out one of so many
+    stripes after the other.
     """
-    steps = []
-    for pixels in pictures:
-        grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
-        steps.append(np.abs(np.diff(grey, axis=0)).mean(1)[cell - 1 :: cell])  # [b]: across the end of cell b
-    found, fades = np.stack(steps)[:, : len(where[0])], np.stack(where)
+    on, by = np.zeros((2, len(where[0])))
+    fades = np.stack([mask.reshape(len(mask), -1) for mask in where])
     counts = fades.any(0) & ~fades.all(0)
-    on, by = (np.where(some, found, 0).sum(0)[counts] / some.sum(0)[counts] for some in (fades, ~fades))
+    times = fades.sum(0)
+    for pixels, mask in zip(pictures, fades, strict=True):
+        grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
+        steps = np.abs(np.diff(grey, axis=0))[cell - 1 :: cell][: len(mask)]  # [b]: across the end of cell b
+        on += np.where(counts & mask, steps / np.maximum(times, 1), 0).sum(1)
+        by += np.where(counts & ~mask, steps / np.maximum(len(fades) - times, 1), 0).sum(1)
     on, by = (np.array([part.sum() for part in np.array_split(values, blocks)]) for values in (on, by))
     without = (on.sum() - on) / (by.sum() - by)
     return float(on.sum() / by.sum()), float(np.sqrt((blocks - 1) * without.var()))
+
+
+def crossings(grid: WindowGrid, cell: int, axis: int, pixels: int) -> NDArray[np.bool_]:
+    """Of each border between two cells of an axis, and each of so many pixels along it: whether four windows fade."""
+    along, across = (grid.rows, grid.columns)[axis], (grid.rows, grid.columns)[1 - axis]
+    cells = np.zeros(across.size, np.bool_)
+    for k in range(1, across.count):
+        cells[across.origin(k) : across.origin(k - 1) + across.window] = True
+    return fading(along)[:, None] & cells.repeat(cell)[None, :pixels]
 
 
 def _drawn_with(picture: Any, shift: int) -> tuple[NDArray[Any], Any]:
@@ -198,13 +211,18 @@ def _seams(picture: Any) -> dict[str, Any]:
     stride = picture.cascade().grid(picture.generation.levels[-1]).stride
     drawn = [_drawn_with(picture, stride[0] * quarter // 4) for quarter in range(4)]
     pictures, cell = [pixels for pixels, _ in drawn], picture.generation.bundle.scale
-    found = [
-        seams(pictures, [fading((grid.rows, grid.columns)[axis]) for _, grid in drawn], cell, axis) for axis in (0, 1)
-    ]
-    return {
-        "seams": [round(ratio, 4) for ratio, _ in found],
-        "seams_error": [round(error, 4) for _, error in found],
-    }
+    told: dict[str, Any] = {}
+    for name in ("seams", "crossings"):
+        found = []
+        for axis in (0, 1):
+            where = [
+                fading((grid.rows, grid.columns)[axis]) if name == "seams"
+                else crossings(grid, cell, axis, pixels.shape[1 - axis])
+                for pixels, grid in drawn
+            ]  # fmt: skip
+            found.append(seams(pictures, where, cell, axis))
+        told |= {name: [round(r, 4) for r, _ in found], f"{name}_error": [round(e, 4) for _, e in found]}
+    return told
 
 
 def _looks(case: DrawingCase) -> dict[str, Any]:

@@ -238,13 +238,18 @@ def looks(folder: Path) -> str:
     lines = [
         [
             f"{r['prompt']}, {level['size_px'][0]} px", f"{level['correlation']:.3f}", f"{level['detail']:.1f}",
-            ", ".join(f"{s:.3f} +- {e:.3f}" for s, e in zip(level["seams"], level["seams_error"], strict=True))
-            if "seams" in level else "",
+            *(
+                ", ".join(f"{s:.3f} +- {e:.3f}" for s, e in zip(level[n], level[f"{n}_error"], strict=True))
+                if n in level else ""
+                for n in ("seams", "crossings")
+            ),
         ]
         for r in read(folder / "drawing.json") if r["what"] == "looks"
         for level in r["levels"]
     ]  # fmt: skip
-    return rows_of(["", "correlation with the level below", "detail", "gradient where windows fade"], lines)
+    return rows_of(
+        ["", "correlation with the level below", "detail", "gradient where windows fade", "where four do"], lines
+    )
 
 
 def prompts(folder: Path) -> str:

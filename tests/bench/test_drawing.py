@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from widefield_bench.drawing import DrawingCase, correlation, detail, fading, measure, seams
+from widefield_bench.drawing import DrawingCase, correlation, crossings, detail, fading, measure, seams
 from widefield_kernels.windows import WindowGrid
 
 
@@ -44,14 +44,17 @@ def test_seams_are_seen_whatever_the_picture_shows(axis):
     pixels = noise(512) / 20
     np.moveaxis(pixels, axis, 0)[::24] += 40  # of the picture, and oftener in one grid's overlaps than in another's
     pictures = [pixels + noise(512, 1 + seed) / 40 for seed in range(4)]
-    ratio, error = seams(pictures, where, 8, axis)
-    assert ratio == pytest.approx(1, abs=3 * error) and error < 0.03
+    corners = [crossings(grid, 8, axis, 512) for grid in grids]
+    assert corners[1].shape == (63, 512) and corners[1].any(1).tolist() == where[1].tolist()
+    for places in (where, corners):
+        ratio, error = seams(pictures, places, 8, axis)
+        assert ratio == pytest.approx(1, abs=3 * error) and error < 0.03
     others = [picture.copy() for picture in pictures]
     for other, grid in zip(others, grids, strict=True):
         for k in range(1, grid.rows.count):  # a step in the middle of what two windows share
             middle = (grid.rows.origin(k) + grid.rows.origin(k - 1) + 16) // 2
             np.moveaxis(other, axis, 0)[8 * middle :] += 9
-    assert seams(others, where, 8, axis)[0] > 1.02
+    assert seams(others, where, 8, axis)[0] > 1.02 and seams(others, corners, 8, axis)[0] > 1.02
     assert seams(others, where, 8, 1 - axis)[0] == pytest.approx(1, abs=0.03)
 
 
@@ -64,7 +67,7 @@ def test_levels_agree_bring_detail_and_show_no_seam(prompt):
     assert [row["size_px"] for row in rows] == [[512, 512], [2048, 2048]]
     assert all(row["correlation"] > 0.9 for row in rows)
     assert all(row["detail"] > 2 for row in rows)
-    assert all(abs(seam - 1) < 0.02 for seam in rows[-1]["seams"])
+    assert all(abs(seam - 1) < 0.02 for seam in (*rows[-1]["seams"], *rows[-1]["crossings"]))
 
 
 @pytest.mark.slow
