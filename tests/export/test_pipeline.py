@@ -103,7 +103,7 @@ def test_a_pipelines_bundle_tells_what_it_can_do(exported, capsys):
     assert set(generation["samplers"]) == {"euler", "dpmpp_2m", "euler_ancestral", "ddim"}
     assert generation["defaults"] == {
         "sampler": "euler", "steps": 4, "guidance": 1.0, "strength": 0.35, "guidance_kind": "free",
-        "detail_steps": 2, "detail_guidance": None, "detail_phases": 2, "growth": 2,
+        "detail_steps": 2, "detail_guidance": None, "detail_phases": 2, "anchor": 0.1875, "growth": 2,
     }  # fmt: skip
     files = {
         "unet/config.json",
