@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import widefield
-from device.machine import Machine, put_in
 from widefield.buffers import MIB
 from widefield.cascade import Cascade
 from widefield.commands.build import graphs
@@ -30,16 +29,6 @@ from widefield.options import RunOptions
 ON_GPU = {"device": "cuda:0", "engine": "trt", "device_memory_nbytes": 2 << 30}
 ON_CPU = {"engine": "ort"}
 SIZE = 300, 270  # two levels of 18 x 16 and 38 x 34 latents; the second is held to the first
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path) -> Machine:
-    return put_in(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def model() -> widefield.Model:
-    return widefield.open()
 
 
 @pytest.fixture(scope="module")

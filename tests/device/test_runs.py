@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import widefield
-from device.machine import Machine, put_in
+from device.machine import Machine
 from families import ArraySource, half_dark
 from widefield import coder_engines
 from widefield.coder import NEVER, TileCoder
@@ -22,16 +21,6 @@ from widefield.sweep import SweepOptions, measure
 
 ON_GPU = {"device": "cuda:0", "engine": "trt", "device_memory_nbytes": 4 << 30}
 ON_CPU = {"engine": "ort"}
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path) -> Machine:
-    return put_in(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def model() -> widefield.Model:
-    return widefield.open()
 
 
 def photograph(height: int, width: int) -> np.ndarray:
