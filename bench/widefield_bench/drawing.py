@@ -1,9 +1,11 @@
 """What drawing costs and what it gives: a cold viewport of the largest picture, whole pictures, and how they look.
 
-    python -m widefield_bench.drawing --what cold --what whole --size 2048x2048 --what looks -o bench/results
+    python -m widefield_bench.drawing --what cold --what views --what whole --size 2048x2048 --what looks -o results
 
 cold    1024 x 1024 px in the middle of 524,288 x 524,288, in a fresh process: seconds from opening the bundle to the
         pixels, and the windows and tiles that were computed, which are checked against what the plan counts.
+views   512 x 512 px here and there in the same, one after the other, with the least memory that may be planned: the
+        peak above the idle process, and what was computed over what was counted.
 whole   a picture written as .tif in a fresh process: seconds, Mpx/s, and the peak of the resident set above the idle
         process against the budget and what was planned.
 looks   of every level against the one below: `correlation` of its box mean with it; `detail`, the energy above that
@@ -16,6 +18,7 @@ looks   of every level against the one below: `correlation` of its box mean with
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import subprocess
@@ -24,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +92,56 @@ def _cold(case: DrawingCase) -> dict[str, Any]:
     return {"seconds": round(seconds, 2), "units": units[0], "counted_units": counted.units, **counted.as_dict()}
 
 
-def _whole(case: DrawingCase) -> dict[str, Any]:
-    import importlib
-
+def _import_all(engine: str) -> None:
+    """What an idle process has loaded."""
     for library in ("onnxruntime", "tokenizers", "zarr", "imagecodecs"):
         importlib.import_module(library)
-    if case.engine == "openvino":
+    if engine == "openvino":
         importlib.import_module("widefield.engine.openvino_engine")
+
+
+def _views(case: DrawingCase) -> dict[str, Any]:
+    from widefield.cone import cone
+    from widefield.draw_plan import VIEWPORT_PX
+    from widefield.geometry import Region
+
+    _import_all(case.engine)
+    with _opened(replace(case, memory=str(_least_nbytes(case)))) as picture:
+        baseline = resident_nbytes()
+        forget_peak()
+        plan = picture.draw_plan()
+        width, height = case.size
+        units, counted, started = 0, 0, time.perf_counter()
+        for down, across in ((2, 2), (3, 5), (7, 3), (2, 5)):  # parts of the sides, where the view begins
+            y, x = height // down, width // across
+            region = Region(y, x, min(height, y + VIEWPORT_PX), min(width, x + VIEWPORT_PX))
+            told = [0]
+            picture.read(region, progress=lambda done, told=told: told.__setitem__(0, done))
+            units, counted = units + told[0], counted + cone(picture.cascade(), region).units
+        seconds, actual = time.perf_counter() - started, resident_nbytes("VmHWM") - baseline
+    return {
+        "seconds": round(seconds, 2),
+        "units": units,
+        "counted_units": counted,
+        "actual_mib": -(-actual // MIB),
+        "planned_mib": -(-plan.peak_nbytes // MIB),
+        "within": actual <= plan.peak_nbytes <= plan.memory_nbytes,
+    }
+
+
+def _least_nbytes(case: DrawingCase) -> int:
+    from widefield.errors import OverBudget
+
+    with _opened(replace(case, memory="1MiB")) as picture:
+        try:
+            picture.draw_plan()
+        except OverBudget as fault:
+            return fault.smallest_nbytes
+    raise AssertionError("a plan for a mebibyte")
+
+
+def _whole(case: DrawingCase) -> dict[str, Any]:
+    _import_all(case.engine)
     with _opened(case) as picture, tempfile.TemporaryDirectory() as folder:
         baseline = resident_nbytes()
         forget_peak()
@@ -250,7 +296,7 @@ def _looks(case: DrawingCase) -> dict[str, Any]:
     return {"levels": rows}
 
 
-CHILDREN = {"cold": _cold, "whole": _whole, "looks": _looks}
+CHILDREN = {"cold": _cold, "views": _views, "whole": _whole, "looks": _looks}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -278,7 +324,8 @@ def main(argv: list[str] | None = None) -> int:
     from widefield.options import parse_size
 
     sizes = [parse_size(size) for size in asked.size or ["2048x2048"]]
-    of = {"cold": [(LARGEST, LARGEST)], "whole": sizes, "looks": [s for s in sizes if max(s) <= 2048]}
+    largest = [(LARGEST, LARGEST)]
+    of = {"cold": largest, "views": largest, "whole": sizes, "looks": [s for s in sizes if max(s) <= 2048]}
     engines, prompts = asked.engine or ["ort"], asked.prompt or list(PROMPTS)
     rows = []
     for what in asked.what or CHILDREN:

@@ -4,6 +4,9 @@
 
 The levels whose sites are measured are computed whole. `least` is the shortest chain there could be: at every level the
 windows that cover a viewport of that size, or all of the level, and neither margins nor what is measured.
+
+`kept_nbytes` is what a memo holds of it at the end. A smaller one drops what is asked for again, at each level, so of
+many levels what is computed is many times what is counted here.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from widefield_kernels.windows import Box
 
 @dataclass(frozen=True, slots=True)
 class LevelCone:
-    """Of one level. `windows` of all phases, `window_steps` each times its steps, guidance's second call left out."""
+    """Of one level. `windows` of all phases, `window_steps` each times its steps, guidance's second call left out;
+    `kept_nbytes` of all windows and tiles."""
 
     index: int
     windows: int
@@ -31,6 +35,7 @@ class LevelCone:
     decodes: int
     encodes: int
     least: int
+    kept_nbytes: int
 
     @property
     def units(self) -> int:
@@ -64,6 +69,11 @@ class Cone:
     def least(self) -> int:
         """Window-steps of the shortest chain."""
         return sum(level.least for level in self.levels)
+
+    @property
+    def kept_nbytes(self) -> int:
+        """Of a memo in which nothing is computed twice."""
+        return sum(level.kept_nbytes for level in self.levels)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -100,10 +110,11 @@ def _level(
     """(what a level computes for regions of its pixels, the regions of pixels that it needs of the level below)."""
     field = cascade.pixels[index]
     if not isinstance(field, Coded):  # given
-        return LevelCone(index, 0, 0, 0, 0, 0), set()
+        return LevelCone(index, 0, 0, 0, 0, 0, 0), set()
     tiles = {tile for region in pixels for tile in field.tiles(region)}
     wanted = {field.reach(tile) for tile in tiles}
-    windows, steps, wanted = _denoised(cascade.latents[index], wanted)
+    windows, steps, kept, wanted = _denoised(cascade.latents[index], wanted)
+    kept += len(tiles) * field.tile_nbytes
     encoded = cascade.encoded[index]
     encodes: set[Region] = set()
     below: set[Region] = set()
@@ -111,26 +122,29 @@ def _level(
         if measured:
             wanted = {encoded.extent}
         encodes = {tile for region in _inside(wanted, encoded.extent) for tile in encoded.tiles(region)}
+        kept += len(encodes) * encoded.tile_nbytes
         enlarged = cascade.enlarged(cascade.levels[index])
         reached = {enlarged.extent} if measured else {encoded.reach(tile) for tile in encodes}
         below = {enlarged.needs(part) for part in _inside(reached, enlarged.extent)}
     cells = field.component.output_scale
     covered = Region(viewport.y0 // cells, viewport.x0 // cells, -(-viewport.y1 // cells), -(-viewport.x1 // cells))
-    return LevelCone(index, windows, steps, len(tiles), len(encodes), _least(cascade.latents[index], covered)), below
+    least = _least(cascade.latents[index], covered)
+    return LevelCone(index, windows, steps, len(tiles), len(encodes), least, kept), below
 
 
-def _denoised(latents: Source | None, wanted: set[Region]) -> tuple[int, int, set[Region]]:
-    """(windows, windows times their steps, regions of what the first phase begins with)."""
-    windows = steps = 0
+def _denoised(latents: Source | None, wanted: set[Region]) -> tuple[int, int, int, set[Region]]:
+    """(windows, windows times their steps, bytes of them, regions of what the first phase begins with)."""
+    windows = steps = kept = 0
     while isinstance(latents, Windowed):
         boxes = {box for region in _inside(wanted, latents.extent) for box in latents.windows(region)}
         windows += len(boxes)
         steps += len(boxes) * len(latents.phase.steps)
+        kept += len(boxes) * latents.window_nbytes
         wanted = {Region(*box) for box in boxes}
         latents = latents.parent
     if isinstance(latents, Noised) and latents.clean is None:
         wanted = set()
-    return windows, steps, wanted
+    return windows, steps, kept, wanted
 
 
 def _least(latents: Source | None, covered: Region) -> int:

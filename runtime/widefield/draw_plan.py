@@ -1,7 +1,8 @@
 """What drawing a picture takes, before it starts: every buffer, and how much may be kept of what was computed.
 
 Two ways: for a full render each level is drawn by itself, with the decoder of the level below and its own encoder open;
-a lazy read may meet every level at once. Where a GPU computes, its memory is planned, too, and the host has no
+a lazy read may meet every level at once, and keeps all that a viewport is made from: with less, what levels share is
+computed again for each, and deep pictures hardly end. Where a GPU computes, its memory is planned, too, and the host has no
 activations. Integers in, integers out; what decoding the last level takes is in plan.py.
 """
 
@@ -27,8 +28,11 @@ from widefield.buffers import (
 )
 from widefield.bundle import Component
 from widefield.cascade import CascadeOptions, measuring_method
+from widefield.cone import cone
 from widefield.errors import OverBudget
+from widefield.geometry import Region
 from widefield.level_store import CHUNK, SHARD
+from widefield.memo import Memo
 from widefield.options import RunOptions
 from widefield.sampling import default_cells
 from widefield.windowed import block_strides
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from widefield.generation import Generation
 
 LEAST_MEMO_NBYTES = 16 * MIB
+VIEWPORT_PX = 512  # a side of what a lazy read keeps the whole cone of
 MOST_MEMO_NBYTES = 1 << 30  # of a full render: a shard and its neighbours are far less
 SWEEP_NBYTES = 128 * MIB  # what measuring a level may take; values beyond it wait in a file
 LARGE_TILE = 64, 64  # latents of a full render's encoder, where memory allows: a quarter less work than with 32 x 32
@@ -111,9 +116,11 @@ def _planned(generation: Generation, options: RunOptions, encoder_tile: tuple[in
         fixed = _with_gpu(generation, options, encoder_tile, fixed, lazily=lazily)
     on_host = [buffer for buffer in fixed if buffer.place == "host"]
     needed = sum(buffer.nbytes for buffer in on_host)
-    rest = options.memory_nbytes - needed
-    if rest < LEAST_MEMO_NBYTES:
-        need = -(-(needed + LEAST_MEMO_NBYTES) // MIB)
+    rest, least = options.memory_nbytes - needed, LEAST_MEMO_NBYTES
+    if lazily:
+        least = max(least, _cone_nbytes(generation, options))
+    if rest < least:
+        need = -(-(needed + least) // MIB)
         largest = max(on_host, key=lambda buffer: buffer.nbytes)
         raise OverBudget(
             f"the budget is {options.memory_nbytes // MIB} MiB, drawing needs {need} MiB (largest buffer "
@@ -202,6 +209,14 @@ def _working(generation: Generation, options: RunOptions, encoder_tile: tuple[in
 
 def _peak(component: Component, tile: tuple[int, int]) -> int:
     return max((graph.peak_nbytes(1, *tile) for graph in component.border), default=0)
+
+
+def _cone_nbytes(generation: Generation, options: RunOptions) -> int:
+    """Of all that a viewport of the last level is made from, where no tile's edges are: a third of the way."""
+    cascade = generation.cascade(Memo(0), generation.cascade_options(options.engine_options()))
+    y0, x0 = (min(side // 3, max(0, side - VIEWPORT_PX)) for side in generation.size_px)
+    y1, x1 = (min(side, start + VIEWPORT_PX) for side, start in zip(generation.size_px, (y0, x0), strict=True))
+    return cone(cascade, Region(y0, x0, y1, x1)).kept_nbytes
 
 
 def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], int]:

@@ -3,6 +3,9 @@
 Threads that want the same result at the same time do not compute it twice: the first one claims it, the others wait.
 A thread computes all that it has claimed before it waits for anybody, and what it computes asks only for results that
 lie further down (a level's windows, then its parent's tiles, and so on), so nobody waits in a circle.
+
+Kept arrays are small and lie all over the heap, and what is freed between two of them would stay with the process:
+without `trim_heap` now and then it was twice as much as what is alive.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from widefield.engine.heap import trim_heap
+
 Array = NDArray[np.float32]
 Make = Callable[[list[Hashable]], Iterable[tuple[Hashable, Array]]]
+TRIM_NBYTES = 4 << 20  # kept since the heap was last trimmed, which takes some 15 ms
 
 
 class _Claim:
@@ -33,6 +39,7 @@ class Memo:
         self.limit_nbytes = limit_nbytes
         self.nbytes = 0
         self.made = 0
+        self._since_trim_nbytes = 0
         self._kept: OrderedDict[Hashable, Array] = OrderedDict()
         self._claims: dict[Hashable, _Claim] = {}
         self._lock = threading.Lock()
@@ -97,6 +104,12 @@ class Memo:
             while self.nbytes > self.limit_nbytes:
                 _, dropped = self._kept.popitem(last=False)
                 self.nbytes -= dropped.nbytes
+            self._since_trim_nbytes += array.nbytes
+            trim = self._since_trim_nbytes >= TRIM_NBYTES
+            if trim:
+                self._since_trim_nbytes = 0
+        if trim:
+            trim_heap()
 
     def clear(self) -> None:
         """Keep nothing of what was kept so far."""

@@ -87,9 +87,14 @@ class Windowed(Field):
             part = block.shifted(-region.y0, -region.x0)
             blend_reference(self.grid, where, [found[key] for key in keys], out=out[:, *part.slices])
 
+    @property
+    def window_nbytes(self) -> int:
+        """What a window takes in the memo."""
+        return 4 * self.channels * self.grid.window[0] * self.grid.window[1]
+
     def _blocks(self, region: Region) -> Iterator[Region]:
         """A region cut along a lattice of whole strides, so that few windows are needed at a time."""
-        strides = block_strides(4 * self.channels * self.grid.window[0] * self.grid.window[1])
+        strides = block_strides(self.window_nbytes)
         high, wide = (strides * side for side in self.grid.stride)
         for y in range(region.y0 // high * high, region.y1, high):
             for x in range(region.x0 // wide * wide, region.x1, wide):

@@ -78,6 +78,20 @@ def test_drawing_keeps_to_its_budget(memory):
     assert row["within"], row
 
 
+@pytest.mark.slow
+def test_views_keep_to_the_least_budget_and_compute_nothing_twice():
+    row = measure(DrawingCase("views", (524_288, 524_288)))
+    print(row)
+    assert row["within"] and row["units"] <= row["counted_units"], row
+
+
+def test_views_of_many_levels_keep_to_the_least_budget(drawing_bundle):
+    """A tiny model, whose small arrays are all over the heap; nothing is computed again for want of memory."""
+    options = {"workers": 2, "steps": [2, 1], "guidance": 1.0, "phases": 1}
+    row = measure(DrawingCase("views", (16_384, 16_384), str(drawing_bundle), "the sea", options=options))
+    assert row["within"] and row["units"] <= row["counted_units"], row
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A tiny random Stable Diffusion with 64 channels of latents, 4 px each: 16 bytes of latents a pixel."""

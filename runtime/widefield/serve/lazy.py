@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 from widefield.drawn import DrawnPicture
-from widefield.engine.heap import trim_heap
 from widefield.errors import BadRequest
 from widefield.serve.desk import Desk
 from widefield.serve.flights import Flights
@@ -88,7 +87,6 @@ class LazyPicture(Served):
                 pixels = self._drawn_pixels(level, row, column, cancelled)
         finally:
             self.drawing.discard((level, row, column))
-            trim_heap()  # small windows and tiles, once freed, would stay with the server, more with each tile
         data = codecs.encode("jpeg", pixels, QUALITY)
         self.made += 1
         self.cache.put(self.id, level, row, column, data)
