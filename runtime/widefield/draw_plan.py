@@ -2,8 +2,8 @@
 
 Two ways: for a full render each level is drawn by itself, with the decoder of the level below and its own encoder open;
 a lazy read may meet every level at once, and keeps all that a viewport is made from: with less, what levels share is
-computed again for each, and deep pictures hardly end. Where a GPU computes, its memory is planned, too, and the host has no
-activations. Integers in, integers out; what decoding the last level takes is in plan.py.
+computed again for each, and deep pictures hardly end. Where a GPU computes, its memory is planned, too, and the host
+has no activations. Integers in, integers out; what decoding the last level takes is in plan.py.
 """
 
 from __future__ import annotations
