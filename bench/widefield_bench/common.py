@@ -30,7 +30,8 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of Python and of every package that the numbers depend on, where it is installed."""
     found = {"python": platform.python_version()}
-    for name in ("numpy", "onnxruntime", "openvino", "torch", "diffusers", "imagecodecs"):
+    names = ("numpy", "onnxruntime", "openvino", "torch", "diffusers", "imagecodecs", "starlette", "uvicorn", "httpx")
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -78,9 +79,9 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
-def resident_nbytes(which: str = "VmRSS") -> int:
-    """This process's resident bytes: "VmRSS" now, "VmHWM" at most since `forget_peak`."""
-    return int(_field(Path("/proc/self/status"), which).split()[0]) * 1024
+def resident_nbytes(which: str = "VmRSS", process: int | str = "self") -> int:
+    """This process's resident bytes, or another's: "VmRSS" now, "VmHWM" at most since `forget_peak`."""
+    return int(_field(Path(f"/proc/{process}/status"), which).split()[0]) * 1024
 
 
 def busy_seconds() -> float:
@@ -89,9 +90,9 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def forget_peak() -> None:
+def forget_peak(process: int | str = "self") -> None:
     """Let VmHWM begin anew. (`ru_maxrss` will not do: a child starts with its parent's.)"""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,6 @@
 """Every number that a document shows, made from the committed results: a document says where, this says what.
 
-    python -m widefield_bench.numbers            rewrites README.md and docs/benchmarks.md; a test runs `filled` on them
+    python -m widefield_bench.numbers            rewrites DOCUMENTS; a test runs `filled` on them
 
 Between `<!-- numbers: NAME -->` and `<!-- end -->` stands what BLOCKS[NAME] makes of bench/results. To change a number,
 measure it again; to change a sentence, change it here.
@@ -22,7 +22,9 @@ from widefield_bench.results import FOLDER, LABELS, Row, one, quiet, read, secti
 from widefield_bench.watch import time_split
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/benchmarks.md")
+DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/serving.md")
+ENGINES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
+IDLE_LOAD = 0.6
 BLOCK = re.compile(r"(<!-- numbers: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -215,13 +217,12 @@ def store(folder: Path) -> str:
 
 def drawing(folder: Path) -> str:
     """What it costs: a cold viewport, whole pictures."""
-    names = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
     found = read(folder / "drawing.json")
     lines = [
         [
             f"1024 x 1024 px of {r['size'][0]:,} x {r['size'][1]:,}, cold" if r["what"] == "cold"
             else f"{r['size'][0]:,} x {r['size'][1]:,} px, into a .tif",
-            names[r["engine"]], number(r["seconds"]), f"{r['units']:,}" if r["what"] == "cold" else "",
+            ENGINES[r["engine"]], number(r["seconds"]), f"{r['units']:,}" if r["what"] == "cold" else "",
             "" if r["what"] == "cold" else f"{r['actual_mib']} of {r['budget_mib']}",
         ]
         for r in found
@@ -250,6 +251,28 @@ def looks(folder: Path) -> str:
     return rows_of(
         ["", "correlation with the level below", "detail", "gradient where windows fade", "where four do"], lines
     )
+
+
+def serving(folder: Path) -> str:
+    """Many viewers at once."""
+    found = read(folder / "serving.json")
+    lines = [
+        [
+            f"{r['what']}, {r['size'][0]:,} x {r['size'][1]:,} px", ENGINES.get(r["engine"], ""),
+            str(r["viewers"]), f"{r['requests']:,}", f"{r['statuses'].get('503', 0):,}", f"{r['tiles']:,}",
+            number(r["requests_per_s"]), number(r["p50_ms"]), number(r["p99_ms"]),
+            f"{r['grown_mib']} of {r['budget_mib']:,}",
+        ]
+        for r in found
+    ]  # fmt: skip
+    columns = [
+        "", "engine", "viewers", "requests", "answered 503", "tiles", "requests/s", "p50 ms", "p99 ms", "MiB more, of",
+    ]  # fmt: skip
+    where = found[0]["about"]
+    busy = where["machine"]["load_average"][0]
+    others = ", other programs were at work" if busy > IDLE_LOAD else ""
+    said = f"{about(where)}; commit {where['commit']}; load average of the minute before: {busy:.2f}{others}."
+    return rows_of(columns, lines) + "\n\n" + _prose(said)
 
 
 def prompts(folder: Path) -> str:
@@ -287,6 +310,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "store": store,
     "drawing": drawing,
     "looks": looks,
+    "serving": serving,
     "prompts": prompts,
     "likeness": likeness,
 }

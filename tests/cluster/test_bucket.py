@@ -14,12 +14,12 @@ import pytest
 from cli.runner import ENVIRONMENT, run
 from cluster.conftest import Crew
 from cluster.test_many import CLAIMS, DECODED, DRAWN
-from serve.servers import started
 from store.pictures import digests
 from widefield.cluster.objects import PIECE, Objects
 from widefield.store import open_store
 from widefield.store.hashes import provenance_path
 from widefield_bench.memory import MemoryCase, measure_memory
+from widefield_bench.servers import started
 
 moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
 obstore = pytest.importorskip("obstore")

@@ -8,11 +8,12 @@ import pytest
 from serve.browser import chromium, colour, visiting
 from serve.painted import gallery, studio
 from serve.pictures import scene, stored
-from serve.servers import running, started
+from serve.servers import running
 from store.pictures import fill
 from widefield.serve.gallery import drawn_gallery, stored_gallery
 from widefield.serve.stored import StoredPicture
 from widefield.store import StoreSpec, create_or_resume
+from widefield_bench.servers import started
 
 SIDE = 524_288
 

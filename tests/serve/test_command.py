@@ -11,8 +11,8 @@ import pytest
 
 from cli.runner import run
 from house.places import environment, python
-from serve.servers import Process, started
 from widefield.serve.run import Address
+from widefield_bench.servers import Process, started
 
 
 def test_it_serves_until_ctrl_c_and_ends_well(jpeg, tmp_path):
