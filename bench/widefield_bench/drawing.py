@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -197,9 +197,15 @@ def detail(level: NDArray[Any], enlarged: NDArray[Any], times: int) -> float:
 def fading(axis: Axis) -> NDArray[np.bool_]:
     """Of each border between two cells, whether it lies inside of what two neighbouring windows share."""
     borders = np.zeros(axis.size - 1, np.bool_)
-    for k in range(1, axis.count):
-        borders[axis.origin(k) : axis.origin(k - 1) + axis.window - 1] = True
+    for start, stop in _shared(axis):
+        borders[start : stop - 1] = True
     return borders
+
+
+def _shared(axis: Axis) -> Iterator[tuple[int, int]]:
+    """(first, past the last) of the cells that each two neighbouring windows share."""
+    for k in range(1, axis.count):
+        yield axis.origin(k), axis.origin(k - 1) + axis.window
 
 
 def seams(
@@ -230,8 +236,8 @@ def crossings(grid: WindowGrid, cell: int, axis: int, pixels: int) -> NDArray[np
     """Of each border between two cells of an axis, and each of so many pixels along it: whether four windows fade."""
     along, across = (grid.rows, grid.columns)[axis], (grid.rows, grid.columns)[1 - axis]
     cells = np.zeros(across.size, np.bool_)
-    for k in range(1, across.count):
-        cells[across.origin(k) : across.origin(k - 1) + across.window] = True
+    for start, stop in _shared(across):
+        cells[start:stop] = True
     return fading(along)[:, None] & cells.repeat(cell)[None, :pixels]
 
 

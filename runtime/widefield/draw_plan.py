@@ -23,8 +23,6 @@ from widefield.buffers import (
     PlanRequest,
     Setting,
     key_count,
-    measure_buffers,
-    sweep_nbytes,
 )
 from widefield.bundle import Component
 from widefield.cascade import CascadeOptions, measuring_method
@@ -35,6 +33,7 @@ from widefield.level_store import CHUNK, SHARD
 from widefield.memo import Memo
 from widefield.options import RunOptions
 from widefield.sampling import default_cells
+from widefield.sweep_plan import measure_buffers, sweep_nbytes
 from widefield.windowed import block_strides
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool
     runtime = RUNTIME_NBYTES["ort"] + WORKER_NBYTES["ort"] * workers
     if backend != "ort":
         runtime += RUNTIME_NBYTES[backend] + WORKER_NBYTES[backend] * workers
-    sets = 1 + generation.measured_levels if lazily else 1
+    sets = 1 + generation.measured_levels if lazily else min(2, generation.measured_levels)  # as in _with_gpu
     denoiser = int(4 * generation.part.parameters * WEIGHTS[backend])
     text = bundle.parts.text
     prompt = max((bundle.nbytes(e.weights) for e in text.encoders), default=0) if text else 0

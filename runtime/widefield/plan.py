@@ -18,14 +18,13 @@ from widefield.buffers import (
     PlanRequest,
     Setting,
     has_certified,
-    measure_buffers,
-    measure_flops,
     stream_buffers,
 )
 from widefield.bundle import Bundle, Component
 from widefield.coder import has_interior
 from widefield.errors import BadRequest, OverBudget
 from widefield.sampling import CELL, default_cells
+from widefield.sweep_plan import measure_buffers, measure_flops
 
 EXACT_UP_TO_PX = 4_000_000  # `auto` measures larger pictures on a sample
 LARGEST_TILE = 256  # cells; beyond it the margins are under 4 % and caches lose
