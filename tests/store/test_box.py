@@ -39,6 +39,19 @@ def test_box_reads_views_and_fills_what_it_is_given():
         box(a[..., 0])
 
 
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (511, 300), (37, 512), (1, 1)])
+def test_box_fills_its_place_in_a_larger_picture_and_no_more(height, width):
+    """In several strips, where the picture is as large as a tile."""
+    a = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    canvas = np.full((512, 512, 3), 77, np.uint8)
+    half = box_reference(a)
+    place = (slice(256, 256 + half.shape[0]), slice(200, 200 + half.shape[1]))
+    box(a, out=canvas[place])
+    np.testing.assert_array_equal(canvas[place], half)
+    canvas[place] = 77
+    assert (canvas == 77).all()
+
+
 def test_a_half_made_elsewhere_is_taken_as_it_is(tmp_path):
     image = picture(333, 290)
     with create_or_resume(tmp_path / "out.tif", StoreSpec(333, 290, "5eed", codec="deflate", tile_px=64)) as store:

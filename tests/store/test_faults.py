@@ -134,7 +134,7 @@ def test_canvases_take_the_order_of_tiles_on_disk_not_in_memory(tmp_path):
     quarter = np.zeros((256, 256, 3), np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for column in range(100):
-        canvases.put((1, 0, column), 0, quarter, 4)
+        canvases.place((1, 0, column), 0, 256, 256)[:] = quarter
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10
     canvases.close()
 

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from widefield.errors import StoreError
 from widefield.store.box import Pixels
-from widefield.store.faults import explained, replace_file
+from widefield.store.faults import explained, reason, replace_file
 from widefield.store.hashes import HASHES, MANIFEST, TileHashes, provenance_path
 from widefield.store.manifest import seal
 from widefield.store.sidecar import Sidecar
 from widefield.store.spec import Level, StoreSpec
 
 Marks = npt.NDArray[np.bool_]
+_UINT8 = np.dtype(np.uint8)
 
 
 class Store(ABC):
@@ -113,9 +114,11 @@ class Store(ABC):
             raise StoreError(f"{self.path} was opened for reading; wanted to write; use create_or_resume")
         if self._finished:
             raise StoreError(f"{self.path} is finished; wanted one to write to; it has all of its tiles")
-        with explained(self.path):
+        try:
             self._known().put(level, row, column, data)  # first: a tile that is there has its hash
             self._commit(level, row, column, data)
+        except OSError as error:
+            raise StoreError(reason(error, self.path)) from error
         self._done[level][row, column] = True
         with self._counting:
             self.bytes_written += len(data)
@@ -173,11 +176,12 @@ class Store(ABC):
 
     def _known(self) -> TileHashes:
         """What every tile was when it was written; made when the first one is."""
-        with self._counting:
-            if self._hashes is None:
-                file = provenance_path(self.path) / HASHES
-                self._hashes = TileHashes(file, self.spec, self.levels, writable=True)
-            return self._hashes
+        if self._hashes is None:
+            with self._counting:
+                if self._hashes is None:  # still: threads come here together
+                    file = provenance_path(self.path) / HASHES
+                    self._hashes = TileHashes(file, self.spec, self.levels, writable=True)
+        return self._hashes
 
     def _tell(self, sidecar: Sidecar) -> None:
         """Write the manifest."""
@@ -226,7 +230,7 @@ class Store(ABC):
         """The part of `pixels` that is in the picture. ValueError when they are of another shape or type."""
         height, width = self.tile_shape(level, row, column)
         tile = self.spec.tile_px
-        if pixels.dtype != np.uint8 or pixels.shape not in ((height, width, 3), (tile, tile, 3)):
+        if pixels.dtype != _UINT8 or pixels.shape not in ((height, width, 3), (tile, tile, 3)):
             raise ValueError(
                 f"tile {row},{column} of level {level} is uint8 ({height}, {width}, 3) or ({tile}, {tile}, 3), "
                 f"got {pixels.dtype} {pixels.shape}"

@@ -4,10 +4,11 @@
 
 Shapes   a: (h, w, 3); out: (ceil(h/2), ceil(w/2), 3); an odd edge counts its last row or column twice.
 Numbers  uint8 in and out, uint16 between: exact.
-Speed    even and odd rows are added into a flat array; the sum over columns adds that to itself, three further, which
-         makes every second pixel rubbish and needs no strides; three strided copies take the others out. Each step is
-         one NumPy call on a long flat array: it runs at the cache's speed, and without the interpreter's lock. Large
-         pictures go in strips whose arrays stay in a core's own cache. It wants `a` there, too (after its encoder).
+Speed    even rows, 1 and odd rows are added into a flat array; the sum over columns adds that to itself, three further,
+         which makes every second pixel rubbish and needs no strides; three strided copies take the others out, to where
+         the result belongs. Each step is one NumPy call on a long flat array: it runs at the cache's speed, and
+         without the interpreter's lock. Large pictures go in strips whose arrays stay in a core's own cache. It wants
+         `a` there, too (after its encoder).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 
-_TWO = np.uint16(2)
+_ONE, _TWO = np.uint16(1), np.uint16(2)
 _STRIP_NBYTES = 384 << 10  # of a picture
 
 
@@ -31,7 +32,7 @@ def box_reference(a: Pixels) -> Pixels:
 
 
 def box(a: Pixels, *, out: Pixels | None = None) -> Pixels:
-    """The same, about six times as fast. The result is `out`, or new; C-contiguous either way.
+    """The same, about six times as fast. The result is `out`, which may be part of a larger picture, or new.
 
     ValueError for anything but (h, w, 3) uint8.
     """
@@ -45,20 +46,21 @@ def box(a: Pixels, *, out: Pixels | None = None) -> Pixels:
     out = np.empty((height // 2, width // 2, 3), np.uint8) if out is None else out
     strip = max(1, _STRIP_NBYTES // (width * 6))
     for top in range(0, height // 2, strip):
-        _halve(pairs[top : top + strip], out[top : top + strip].reshape(-1))
+        _halve(pairs[top : top + strip], out[top : top + strip])
     return out
 
 
-def _halve(pairs: Pixels, flat: Pixels) -> None:
-    """Of (rows, 2, width * 3), into the flat result."""
-    rows, sums = scratch("box", 2 * pairs.size).view("<u2").reshape(2, -1)
-    np.add(pairs[:, 0], pairs[:, 1], out=rows.reshape(len(pairs), -1), dtype=np.uint16)
-    np.add(rows[:-3], rows[3:], out=sums[:-3])
-    sums += _TWO
+def _halve(pairs: Pixels, out: Pixels) -> None:
+    """Of (rows, 2, width * 3), into (rows, width / 2, 3)."""
+    flat, sums = scratch("box", 2 * pairs.size).view("<u2").reshape(2, -1)
+    rows = flat.reshape(len(pairs), -1)
+    np.add(pairs[:, 0], _ONE, out=rows, dtype=np.uint16)
+    np.add(rows, pairs[:, 1], out=rows)
+    np.add(flat[:-3], flat[3:], out=sums[:-3])
     sums >>= _TWO
-    low = sums.view(np.uint8)  # its even bytes are the results
+    low = sums.view(np.uint8).reshape(len(pairs), -1)  # its even bytes are the results
     for channel in range(3):
-        flat[channel::3] = low[2 * channel :: 12]
+        out[:, :, channel] = low[:, 2 * channel :: 12]
 
 
 _owned = threading.local()

@@ -43,13 +43,13 @@ class Canvases:
 
     def __init__(self, path: Path, tile_px: int) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._tile = tile_px
+        self._tile, self._half = tile_px, tile_px // 2
         self._stride = _PAGE + -(-(3 * tile_px**2) // _PAGE) * _PAGE
         self._lock = threading.Lock()
         self._slots: dict[Key, int] = {}
         self._arrived: dict[Key, set[int]] = {}
         self._free: list[int] = []
-        self._mapped: OrderedDict[int, Pixels] = OrderedDict()
+        self._mapped: OrderedDict[int, tuple[Pixels, Pixels]] = OrderedDict()
         self._end = os.fstat(self._fd).st_size // self._stride
         for slot in range(self._end):
             key = self._holder(slot)
@@ -68,21 +68,22 @@ class Canvases:
         """The ancestors that have a slot."""
         return iter(tuple(self._slots))
 
-    def arrived(self, key: Key, quarter: int) -> None:
-        """Believe, on opening, that a quarter is here, because its child is committed."""
-        self._arrived[key].add(quarter)
-
     def waits(self, key: Key, quarters: int) -> bool:
         """Whether `key` still lacks some of its `quarters`."""
         return len(self._arrived.get(key, ())) < quarters
 
-    def put(self, key: Key, quarter: int, pixels: Pixels, quarters: int) -> bool:
-        """Write a quarter. True for the call that brings the last of `quarters`, and for that one only."""
+    def place(self, key: Key, quarter: int, height: int, width: int) -> Pixels:
+        """Where to write a quarter, (height, width, 3). Then say that it `arrived`."""
         with self._lock:
             canvas = self._canvas(key)
-        half = self._tile // 2
-        y, x = quarter // 2 * half, quarter % 2 * half
-        canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        y, x = quarter // 2 * self._half, quarter % 2 * self._half
+        return canvas[y : y + height, x : x + width]
+
+    def arrived(self, key: Key, quarter: int, quarters: int) -> bool:
+        """A quarter is in its place. True for the call that brings the last of `quarters`, and for that one only.
+
+        On opening, believe it where the child is committed.
+        """
         with self._lock:
             arrived = self._arrived[key]
             new = quarter not in arrived
@@ -104,19 +105,21 @@ class Canvases:
                 self._end += 1
             slot = self._free.pop()
             header = _HEADER.pack(_MAGIC, *key, 0)[:-4]
-            self._map(slot)[: _HEADER.size] = np.frombuffer(header + struct.pack("<I", zlib.crc32(header)), np.uint8)
+            self._map(slot)[0][:] = np.frombuffer(header + struct.pack("<I", zlib.crc32(header)), np.uint8)
             self._slots[key], self._arrived[key] = slot, set()
-        return self._map(slot)[_PAGE : _PAGE + 3 * self._tile**2].reshape(self._tile, self._tile, 3)
+        return self._map(slot)[1]
 
-    def _map(self, slot: int) -> Pixels:
-        """All bytes of a slot. A mapping that is forgotten here ends when nobody uses it any more."""
+    def _map(self, slot: int) -> tuple[Pixels, Pixels]:
+        """A slot's header and its canvas. A mapping that is forgotten here ends when nobody uses it any more."""
         found = self._mapped.get(slot)
-        if found is None:
-            found = np.frombuffer(mmap.mmap(self._fd, self._stride, offset=slot * self._stride), np.uint8)
-            self._mapped[slot] = found
-            if len(self._mapped) > MAPPED:
-                self._mapped.popitem(last=False)
-        self._mapped.move_to_end(slot)
+        if found is not None:
+            self._mapped.move_to_end(slot)
+            return found
+        whole = np.frombuffer(mmap.mmap(self._fd, self._stride, offset=slot * self._stride), np.uint8)
+        found = whole[: _HEADER.size], whole[_PAGE : _PAGE + 3 * self._tile**2].reshape(self._tile, self._tile, 3)
+        self._mapped[slot] = found
+        if len(self._mapped) > MAPPED:
+            self._mapped.popitem(last=False)
         return found
 
     def free(self, key: Key) -> None:

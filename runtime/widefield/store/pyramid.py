@@ -23,7 +23,7 @@ import numpy as np
 from widefield.errors import StoreError
 from widefield.geometry import morton_order
 from widefield.store.base import Marks, Store
-from widefield.store.box import Pixels, box, scratch
+from widefield.store.box import Pixels, box
 from widefield.store.canvases import Canvases, Key
 from widefield.store.faults import explained, reason
 
@@ -41,7 +41,7 @@ class PyramidWriter:
         if threads < 1 or queue_tiles < 1:
             raise ValueError(f"threads and queue_tiles count from 1, got {threads} and {queue_tiles}")
         self._store = store
-        self.bytes_written = 0
+        self._bytes_before = store.bytes_written
         self.encode_seconds = 0.0
         self._error: Exception | None = None
         self._lock = threading.Lock()
@@ -60,6 +60,11 @@ class PyramidWriter:
         store.before_close(self.abort)
         for thread in self._threads:
             thread.start()
+
+    @property
+    def bytes_written(self) -> int:
+        """Of encoded tiles, by the store since this writer was made."""
+        return self._store.bytes_written - self._bytes_before
 
     # What there is to do.
 
@@ -83,12 +88,13 @@ class PyramidWriter:
             if not self._todo[level][row, column]:
                 self._canvases.free(key)
                 continue
-            for child, quarter in self._children(key):
+            children = self._children(key)
+            for child, quarter in children:
                 if not self._todo[level - 1][child]:
-                    self._canvases.arrived(key, quarter)
+                    self._canvases.arrived(key, quarter, len(children))
         for key in sorted(self._canvases):
             level, row, column = key
-            full = not self._canvases.waits(key, len(self._children(key)))
+            full = not self._canvases.waits(key, self._quarters(key))
             if full and self._todo[level][row, column]:  # not made meanwhile, by the last of its children
                 self._make(key, self._assembled(key))
 
@@ -197,20 +203,23 @@ class PyramidWriter:
     def _make(self, key: Key, pixels: Pixels, half: Pixels | None = None) -> None:
         """Commit a tile, and every ancestor that it completes. `half`: its box mean, where somebody has it."""
         while True:
-            parent, quarter = self._parent(key)
             data = self._encode(key, pixels)  # first, since it brings the pixels into the cache for `box`
-            completes = False
-            if parent is not None and self._todo[parent[0]][parent[1:]]:
-                half = self._halved(pixels) if half is None else half
-                completes = self._canvases.put(parent, quarter, half, len(self._children(parent)))
+            parent = self._parent(key)
+            completes = parent is not None and self._hand_up(parent, key, pixels, half)
             self._commit(key, data)
             if not completes or parent is None:
                 return
             key, pixels, half = parent, self._assembled(parent), None
 
-    def _halved(self, pixels: Pixels) -> Pixels:
-        height, width = -(-pixels.shape[0] // 2), -(-pixels.shape[1] // 2)
-        return box(pixels, out=scratch("half", height * width * 3).reshape(height, width, 3))
+    def _hand_up(self, parent: Key, key: Key, pixels: Pixels, half: Pixels | None) -> bool:
+        """Write a tile's quarter of its parent. Whether it was the last."""
+        quarter = key[1] % 2 * 2 + key[2] % 2
+        place = self._canvases.place(parent, quarter, -(-pixels.shape[0] // 2), -(-pixels.shape[1] // 2))
+        if half is None:
+            box(pixels, out=place)
+        else:
+            place[:] = half
+        return self._canvases.arrived(parent, quarter, self._quarters(parent))
 
     def _encode(self, key: Key, pixels: Pixels) -> bytes:
         start = time.perf_counter()
@@ -223,19 +232,22 @@ class PyramidWriter:
         self._store.commit(*key, data)
         level, row, column = key
         self._todo[level][row, column] = False
-        self._canvases.free(key)
-        with self._lock:
-            self.bytes_written += len(data)
+        if level > 0:
+            self._canvases.free(key)
 
     def _assembled(self, key: Key) -> Pixels:
         return self._canvases.take(key, *self._store.tile_shape(*key))
 
-    def _parent(self, key: Key) -> tuple[Key | None, int]:
-        """A tile's parent, None at the top, and which quarter of it the tile is."""
+    def _parent(self, key: Key) -> Key | None:
+        """A tile's parent; None at the top, and where it is made already."""
+        level, row, column = key[0] + 1, key[1] // 2, key[2] // 2
+        return (level, row, column) if level < len(self._todo) and self._todo[level][row, column] else None
+
+    def _quarters(self, key: Key) -> int:
+        """How many children a tile has."""
         level, row, column = key
-        if level + 1 == len(self._store.levels):
-            return None, 0
-        return (level + 1, row // 2, column // 2), row % 2 * 2 + column % 2
+        below = self._store.levels[level - 1]
+        return min(2, below.rows - 2 * row) * min(2, below.columns - 2 * column)
 
     def _children(self, key: Key) -> list[tuple[tuple[int, int], int]]:
         """(row, column) of a tile's children, and which quarter each of them is."""

@@ -101,8 +101,8 @@ class TiffStore(Store):
     def _commit(self, level: int, row: int, column: int, data: bytes) -> None:
         with self._appending:
             start, self._end = self._end, self._end + _even(len(data))
-            low, high = self._flushed, max(self._flushed, start // _FLUSH_NBYTES * _FLUSH_NBYTES)
-            self._flushed = high
+            low, self._flushed = self._flushed, start - start % _FLUSH_NBYTES
+            high = self._flushed
         if low < high:
             os.posix_fadvise(self._fd, low, high - low, os.POSIX_FADV_DONTNEED)
         table, index = self._layout.tables[level], row * self.levels[level].columns + column
