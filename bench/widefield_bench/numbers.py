@@ -206,12 +206,21 @@ def store(folder: Path) -> str:
     """Pyramids to the disk."""
     lines = [
         [
-            f"`{r['form']}`, {r['side_px']:,} x {r['side_px']:,}", number(r["mpx_per_s"]), number(r["cpus_given"], 2),
+            f"`{r['form']}`, {r['side_px']:,} x {r['side_px']:,}", number(r["mpx_per_s"]),
+            number(r["encoder_mpx_per_s"]), number(r["cpus_given"], 2),
             number(r["mpx_per_cpu_s"]), f"{r['bits_per_px']:.2f}", f"{r['rss_above_idle_mib']:.0f} MiB",
         ]
         for r in read(folder / "store.json")
     ]  # fmt: skip
-    columns = ["", "Mpx/s", "on so many cores", "Mpx per CPU second", "bits a pixel", "memory above idle"]
+    columns = [
+        "",
+        "Mpx/s",
+        "the encoder alone",
+        "on so many cores",
+        "Mpx per CPU second",
+        "bits a pixel",
+        "memory above idle",
+    ]
     return rows_of(columns, lines)
 
 

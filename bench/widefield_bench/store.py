@@ -6,6 +6,7 @@ Content  32 crops of 512 x 512 from one 4096 x 4096 dead-leaves picture with sen
          and each one's half, which a decode's epilogue makes with the pixels: the writer halves all further levels.
 Counted  Mpx of level 0; the pyramid and everything on disk are in the time, and so is the wait for the last thread.
 Memory   peak resident set, less what the process held before the store was opened.
+Ceiling  `encoder_mpx_per_s` is what so many threads do that encode the same tiles and their parents, and nothing else.
 Checked  before anything is timed, a small picture is written and every level of it is compared with the formula.
 """
 
@@ -111,11 +112,36 @@ def _resident_nbytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def encoder_mpx_per_s(case: StoreCase, tiles: Sequence[Pixels], folder: Path, *, calls: int = 1500) -> float:
+    """Of level 0, if a pyramid's tiles had but to be encoded: so many calls a thread, and a third more for parents."""
+    parents = []
+    for n in range(0, len(tiles), 4):
+        a, b, c, d = (box_reference(tile) for tile in tiles[n : n + 4])
+        parents.append(np.concatenate([np.concatenate([a, b], axis=1), np.concatenate([c, d], axis=1)]))
+
+    with create_or_resume(folder / f"alone{case.form}", StoreSpec(TILE_PX, TILE_PX, "a10e", codec=case.codec)) as store:
+
+        def work() -> None:
+            for n in range(calls):
+                store.encode(0, 0, 0, tiles[n % len(tiles)])
+                if n % 3 == 0:
+                    store.encode(0, 0, 0, parents[n // 3 % len(parents)])
+
+        threads = [threading.Thread(target=work) for _ in range(case.threads)]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return case.threads * calls * TILE_PX**2 / 1e6 / (time.perf_counter() - start)
+
+
 def bench_store(case: StoreCase, tiles: Sequence[Pixels], folder: Path) -> dict[str, object]:
     """Write one picture from `tiles`, again and again, into `folder`, and say how that went. The picture is deleted."""
     path = folder / f"bench{case.form}"
     spec = StoreSpec(case.side_px, case.side_px, "be9c", codec=case.codec)
     halves = [box_reference(tile) for tile in tiles]
+    ceiling = encoder_mpx_per_s(case, tiles, folder)
     with _Watch() as memory:
         start, cpu = time.perf_counter(), time.process_time()
         with create_or_resume(path, spec) as store, PyramidWriter(store, threads=case.threads) as writer:
@@ -128,6 +154,7 @@ def bench_store(case: StoreCase, tiles: Sequence[Pixels], folder: Path) -> dict[
         **asdict(case),
         "mpx_per_s": round(mpx / seconds, 1),
         "mpx_per_cpu_s": round(mpx / cpu, 1),
+        "encoder_mpx_per_s": round(ceiling, 1),
         "cpus_given": round(cpu / seconds, 2),
         "encode_share": round(writer.encode_seconds / seconds / case.threads, 2),
         "bits_per_px": round(writer.bytes_written * 8 / mpx / 1e6, 2),

@@ -23,7 +23,9 @@ from widefield.store.spec import Level, StoreSpec, checked, foreign, level_sizes
 from widefield.store.tiff_layout import PREDICTED, TiffLayout, description, plan_tiff
 
 _CHUNK = 1 << 16  # table entries handled at a time
-_FLUSH_NBYTES = 16 << 20  # of tiles, after which the kernel is asked to write them: all at the end would be waited for
+# Of tiles, after which the kernel is asked to write them, since all at the end would be waited for, and to drop those
+# two such parts before, which are written by now: else a large file's pages are always new ones, which cost twice.
+_FLUSH_NBYTES = 16 << 20
 
 
 class TiffStore(Store):
@@ -104,7 +106,8 @@ class TiffStore(Store):
             low, self._flushed = self._flushed, start - start % _FLUSH_NBYTES
             high = self._flushed
         if low < high:
-            os.posix_fadvise(self._fd, low, high - low, os.POSIX_FADV_DONTNEED)
+            since = max(0, low - 2 * _FLUSH_NBYTES)
+            os.posix_fadvise(self._fd, since, high - since, os.POSIX_FADV_DONTNEED)
         table, index = self._layout.tables[level], row * self.levels[level].columns + column
         pwrite_all(self._fd, data, start)
         pwrite_all(self._fd, len(data).to_bytes(4, "little"), table.counts_at + 4 * index)
