@@ -225,17 +225,21 @@ def store(folder: Path) -> str:
 
 
 def drawing(folder: Path) -> str:
-    """What it costs: a cold viewport, whole pictures."""
+    """What it costs: a cold viewport, four of them in the least memory, whole pictures."""
     found = read(folder / "drawing.json")
+    named = {
+        "cold": "1024 x 1024 px of {}, cold",
+        "views": "512 x 512 px of {}, four of them",
+        "whole": "{} px, into a .tif",
+    }
     lines = [
         [
-            f"1024 x 1024 px of {r['size'][0]:,} x {r['size'][1]:,}, cold" if r["what"] == "cold"
-            else f"{r['size'][0]:,} x {r['size'][1]:,} px, into a .tif",
-            ENGINES[r["engine"]], number(r["seconds"]), f"{r['units']:,}" if r["what"] == "cold" else "",
-            "" if r["what"] == "cold" else f"{r['actual_mib']} of {r['budget_mib']}",
+            named[r["what"]].format("{:,} x {:,}".format(*r["size"])),
+            ENGINES[r["engine"]], number(r["seconds"]), f"{r['units']:,}" if "units" in r else "",
+            f"{r['actual_mib']} of {r.get('budget_mib', r['planned_mib'])}" if "actual_mib" in r else "",
         ]
         for r in found
-        if r["what"] != "looks"
+        if r["what"] in named
     ]  # fmt: skip
     columns = ["", "engine", "seconds", "window-steps and tiles", "peak MiB above idle, of"]
     return (
