@@ -108,6 +108,7 @@ def _places() -> Iterator[tuple[Any, str, str]]:
     from widefield.engine.ort import OrtEngine
     from widefield.job import CheckedLatents
     from widefield.store.canvases import Canvases
+    from widefield.store.pyramid import PyramidWriter
     from widefield.store.tiff import TiffStore
 
     engines: list[Any] = [OrtEngine]
@@ -123,8 +124,8 @@ def _places() -> Iterator[tuple[Any, str, str]]:
     yield TileCoder, "__call__", "tiles"
     yield widefield.render, "to_levels_reference", "to pixels"
     yield widefield.render, "to_pixels_reference", "to pixels"
-    for name in ("put", "take"):
-        yield Canvases, name, "pyramid"
+    yield PyramidWriter, "_hand_up", "pyramid"
+    yield Canvases, "take", "pyramid"
     yield TiffStore, "encode", "encode"
     yield TiffStore, "commit", "write"
 
