@@ -90,6 +90,22 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
+class Watched:
+    """A process' memory while the context is open: `grown_nbytes` is the most that it took above what it had before."""
+
+    def __init__(self, process: int | str = "self") -> None:
+        self.process = process
+        self.grown_nbytes = 0
+
+    def __enter__(self) -> Watched:
+        self.idle_nbytes = resident_nbytes("VmRSS", self.process)
+        forget_peak(self.process)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.grown_nbytes = resident_nbytes("VmHWM", self.process) - self.idle_nbytes
+
+
 def forget_peak(process: int | str = "self") -> None:
     """Let VmHWM begin anew. (`ru_maxrss` will not do: a child starts with its parent's.)"""
     Path(f"/proc/{process}/clear_refs").write_text("5")

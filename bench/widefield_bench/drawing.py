@@ -1,6 +1,6 @@
 """What drawing costs and what it gives: a cold viewport of the largest picture, whole pictures, and how they look.
 
-    python -m widefield_bench.drawing --what cold --what views --what whole --size 2048x2048 --what looks -o results
+    python -m widefield_bench.drawing --size 2048x2048 --size 8192x8192 -o bench/results
 
 cold    1024 x 1024 px in the middle of 524,288 x 524,288, in a fresh process: seconds from opening the bundle to the
         pixels, and the windows and tiles that were computed, which are checked against what the plan counts.
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,8 +33,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from widefield_bench.common import about, child_environment, forget_peak, resident_nbytes, table, write_rows
-from widefield_kernels.windows import Axis, WindowGrid
+from widefield_bench.common import Watched, about, child_environment, forget_peak, resident_nbytes, table, write_rows
+from widefield_bench.looks import correlation, crossings, detail, fading, seams
 
 MIB = 1 << 20
 LARGEST, VIEWPORT = 524_288, 1024
@@ -82,7 +81,7 @@ def _cold(case: DrawingCase) -> dict[str, Any]:
     with _opened(case) as picture:
         width, height = case.size
         y, x = (max(0, side - VIEWPORT) // 2 for side in (height, width))
-        region = Region(y, x, min(height, y + VIEWPORT), min(width, x + VIEWPORT))
+        region = Region(y, x, y + VIEWPORT, x + VIEWPORT).pushed(Region(0, 0, height, width))
         units = [0]
         pixels = picture.read(region, progress=lambda done: units.__setitem__(0, done))
         seconds = time.perf_counter() - started
@@ -106,26 +105,24 @@ def _views(case: DrawingCase) -> dict[str, Any]:
     from widefield.geometry import Region
 
     _import_all(case.engine)
-    with _opened(replace(case, memory=str(_least_nbytes(case)))) as picture:
-        baseline = resident_nbytes()
-        forget_peak()
+    with _opened(replace(case, memory=str(_least_nbytes(case)))) as picture, Watched() as memory:
         plan = picture.draw_plan()
         width, height = case.size
         units, counted, started = 0, 0, time.perf_counter()
         for down, across in ((2, 2), (3, 5), (7, 3), (2, 5)):  # parts of the sides, where the view begins
             y, x = height // down, width // across
-            region = Region(y, x, min(height, y + VIEWPORT_PX), min(width, x + VIEWPORT_PX))
+            region = Region(y, x, y + VIEWPORT_PX, x + VIEWPORT_PX).pushed(Region(0, 0, height, width))
             told = [0]
             picture.read(region, progress=lambda done, told=told: told.__setitem__(0, done))
             units, counted = units + told[0], counted + cone(picture.cascade(), region).units
-        seconds, actual = time.perf_counter() - started, resident_nbytes("VmHWM") - baseline
+        seconds = time.perf_counter() - started
     return {
         "seconds": round(seconds, 2),
         "units": units,
         "counted_units": counted,
-        "actual_mib": -(-actual // MIB),
+        "actual_mib": -(-memory.grown_nbytes // MIB),
         "planned_mib": -(-plan.peak_nbytes // MIB),
-        "within": actual <= plan.peak_nbytes <= plan.memory_nbytes,
+        "within": memory.grown_nbytes <= plan.peak_nbytes <= plan.memory_nbytes,
     }
 
 
@@ -170,75 +167,6 @@ def _whole(case: DrawingCase) -> dict[str, Any]:
         "within": actual <= planned <= plan.memory_nbytes,
         "peaks_mib": {what: -(-nbytes // MIB) for what, nbytes in peaks.items()},
     }
-
-
-def correlation(level: NDArray[Any], below: NDArray[Any]) -> float:
-    """Of the box mean of a level (a whole number of times as large) with the level below it, all channels together."""
-    times = round(level.shape[0] / below.shape[0])
-    rows, columns = (min(a // times, b) for a, b in zip(level.shape[:2], below.shape[:2], strict=True))
-    boxes = level[: rows * times, : columns * times].astype(np.float64)
-    mean = boxes.reshape(rows, times, columns, times, -1).mean((1, 3))
-    return float(np.corrcoef(mean.ravel(), below[:rows, :columns].astype(np.float64).ravel())[0, 1])
-
-
-def detail(level: NDArray[Any], enlarged: NDArray[Any], times: int) -> float:
-    """Energy above 1 / (2 times) cycles a pixel, of the luminance, windowed: of a level over its parent, enlarged."""
-    energies = []
-    for pixels in (level, enlarged):
-        grey = pixels.astype(np.float64).mean(-1)
-        height, width = grey.shape
-        grey = (grey - grey.mean()) * np.outer(np.hanning(height), np.hanning(width))
-        power = np.abs(np.fft.rfft2(grey)) ** 2
-        fine = np.maximum(np.abs(np.fft.fftfreq(height))[:, None], np.fft.rfftfreq(width)[None, :]) > 0.5 / times
-        energies.append(float(power[fine].sum()))
-    return energies[0] / energies[1]
-
-
-def fading(axis: Axis) -> NDArray[np.bool_]:
-    """Of each border between two cells, whether it lies inside of what two neighbouring windows share."""
-    borders = np.zeros(axis.size - 1, np.bool_)
-    for start, stop in _shared(axis):
-        borders[start : stop - 1] = True
-    return borders
-
-
-def _shared(axis: Axis) -> Iterator[tuple[int, int]]:
-    """(first, past the last) of the cells that each two neighbouring windows share."""
-    for k in range(1, axis.count):
-        yield axis.origin(k), axis.origin(k - 1) + axis.window
-
-
-def seams(
-    pictures: Sequence[NDArray[Any]], where: Sequence[NDArray[np.bool_]], cell: int, axis: int, blocks: int = 12
-) -> tuple[float, float]:
-    """Mean absolute gradient across cells' borders where `where`, over that across the same borders where not.
-
-    `pictures` are one picture, drawn with windows in different places; `where` says of each at which borders, or at
-    which (border, pixel along it), windows fade. A place counts if they do in one of them and not in another, so what
-    the picture shows there has no part in it. Gives the ratio and its standard error, by leaving out one of so many
-    stripes after the other.
-    """
-    on, by = np.zeros((2, len(where[0])))
-    fades = np.stack([mask.reshape(len(mask), -1) for mask in where])
-    counts = fades.any(0) & ~fades.all(0)
-    times = fades.sum(0)
-    for pixels, mask in zip(pictures, fades, strict=True):
-        grey = np.moveaxis(pixels.astype(np.float64).mean(-1), axis, 0)
-        steps = np.abs(np.diff(grey, axis=0))[cell - 1 :: cell][: len(mask)]  # [b]: across the end of cell b
-        on += np.where(counts & mask, steps / np.maximum(times, 1), 0).sum(1)
-        by += np.where(counts & ~mask, steps / np.maximum(len(fades) - times, 1), 0).sum(1)
-    on, by = (np.array([part.sum() for part in np.array_split(values, blocks)]) for values in (on, by))
-    without = (on.sum() - on) / (by.sum() - by)
-    return float(on.sum() / by.sum()), float(np.sqrt((blocks - 1) * without.var()))
-
-
-def crossings(grid: WindowGrid, cell: int, axis: int, pixels: int) -> NDArray[np.bool_]:
-    """Of each border between two cells of an axis, and each of so many pixels along it: whether four windows fade."""
-    along, across = (grid.rows, grid.columns)[axis], (grid.rows, grid.columns)[1 - axis]
-    cells = np.zeros(across.size, np.bool_)
-    for start, stop in _shared(across):
-        cells[start:stop] = True
-    return fading(along)[:, None] & cells.repeat(cell)[None, :pixels]
 
 
 def _drawn_with(picture: Any, shift: int) -> tuple[NDArray[Any], Any]:

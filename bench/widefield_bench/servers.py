@@ -1,4 +1,4 @@
-"""`widefield serve` in a process of its own, on loopback and any free port, and what it has in memory."""
+"""`widefield serve` in a process of its own, on loopback and any free port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from widefield.errors import WidefieldError
-from widefield_bench.common import child_environment, forget_peak, resident_nbytes
+from widefield_bench.common import child_environment
 
 
 class ServerFailed(WidefieldError):
@@ -42,14 +42,6 @@ class Process:
         said = json.loads("".join(lines))
         self.url, self.picture = said["url"].rstrip("/"), said["picture"]
 
-    def resident_nbytes(self, which: str = "VmRSS") -> int:
-        """What it has in memory: "VmRSS" now, "VmHWM" at most since `forget_peak`."""
-        return resident_nbytes(which, self.process.pid)
-
-    def forget_peak(self) -> None:
-        """Let VmHWM begin anew."""
-        forget_peak(self.process.pid)
-
     def stop(self) -> tuple[int, str]:
         """(status, what it said on stderr) after Ctrl-C. ServerFailed where it printed more than its address."""
         if self.said is None:
@@ -70,19 +62,3 @@ def started(*args: object, cache: Path) -> Iterator[Process]:
         status, err = process.stop()
     if status or "Traceback" in err or "ERROR" in err:
         raise ServerFailed(f"it ended with {status} and said: {err}")
-
-
-class Watched:
-    """A server's memory while viewers are at it: `grown_nbytes` is the most that it took above what it had idle."""
-
-    def __init__(self, server: Process) -> None:
-        self.server = server
-        self.grown_nbytes = 0
-
-    def __enter__(self) -> Watched:
-        self.idle_nbytes = self.server.resident_nbytes()
-        self.server.forget_peak()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.grown_nbytes = self.server.resident_nbytes("VmHWM") - self.idle_nbytes

@@ -35,8 +35,8 @@ from widefield.errors import BadRequest, MissingBackend, WidefieldError
 from widefield.options import parse_nbytes, parse_size
 from widefield.serve.pyramid import Pyramid
 from widefield.store import StoreSpec, create_or_resume
-from widefield_bench.common import about, table, write_rows
-from widefield_bench.servers import Watched, started
+from widefield_bench.common import Watched, about, table, write_rows
+from widefield_bench.servers import started
 from widefield_bench.store import TILE_PX, cut, dead_leaves
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def look(case: ServingCase, folder: Path) -> Seen:
         args = (case.prompt, "--size", "{}x{}".format(*case.size), "--memory", case.memory, "--queue", case.queue)
         args += ("--engine", case.engine, *(() if case.bundle is None else ("--bundle", case.bundle)))
     with started(*args, cache=folder / "cache") as server:
-        with Watched(server) as memory:
+        with Watched(server.process.pid) as memory:
             load = pan(server.url, server.picture, viewers=case.viewers, steps=case.steps)
             again = look_again(server.url, server.picture, load)
         if case.what == "stored":

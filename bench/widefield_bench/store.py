@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import numpy as np
 
 from widefield.store import PyramidWriter, StoreSpec, create_or_resume, open_store
 from widefield.store.box import Pixels, box_reference
-from widefield_bench.common import about, write_rows
+from widefield_bench.common import Watched, about, write_rows
 
 TILE_PX = 512
 
@@ -89,29 +88,6 @@ def check(tiles: Sequence[Pixels], folder: Path) -> None:
     path.unlink()
 
 
-class _Watch:
-    """Peak resident bytes of this process while it is open, sampled every 20 ms."""
-
-    def __enter__(self) -> _Watch:
-        self.idle_nbytes = self.peak_nbytes = _resident_nbytes()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self._over.wait(0.02):
-            self.peak_nbytes = max(self.peak_nbytes, _resident_nbytes())
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
-def _resident_nbytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def encoder_mpx_per_s(case: StoreCase, tiles: Sequence[Pixels], folder: Path, *, calls: int = 1500) -> float:
     """Of level 0, if a pyramid's tiles had but to be encoded: so many calls a thread, and a third more for parents."""
     parents = []
@@ -142,7 +118,7 @@ def bench_store(case: StoreCase, tiles: Sequence[Pixels], folder: Path) -> dict[
     spec = StoreSpec(case.side_px, case.side_px, "be9c", codec=case.codec)
     halves = [box_reference(tile) for tile in tiles]
     ceiling = encoder_mpx_per_s(case, tiles, folder)
-    with _Watch() as memory:
+    with Watched() as memory:
         start, cpu = time.perf_counter(), time.process_time()
         with create_or_resume(path, spec) as store, PyramidWriter(store, threads=case.threads) as writer:
             for number, (row, column) in enumerate(writer.missing()):
@@ -158,7 +134,7 @@ def bench_store(case: StoreCase, tiles: Sequence[Pixels], folder: Path) -> dict[
         "cpus_given": round(cpu / seconds, 2),
         "encode_share": round(writer.encode_seconds / seconds / case.threads, 2),
         "bits_per_px": round(writer.bytes_written * 8 / mpx / 1e6, 2),
-        "rss_above_idle_mib": round((memory.peak_nbytes - memory.idle_nbytes) / 2**20, 1),
+        "rss_above_idle_mib": round(memory.grown_nbytes / 2**20, 1),
     }
 
 

@@ -152,17 +152,10 @@ def _least(latents: Source | None, covered: Region) -> int:
     steps = 0
     boxes: Iterable[Box] = ()
     while isinstance(latents, Windowed):
-        boxes = boxes or latents.windows(_pushed(covered, latents.extent))
+        boxes = boxes or latents.windows(covered.pushed(latents.extent))
         steps += len(latents.phase.steps)
         latents = latents.parent
     return steps * len(list(boxes))
-
-
-def _pushed(region: Region, extent: Region) -> Region:
-    """Moved inside, where it may leave on two sides, and cut where it is larger."""
-    y = max(0, min(region.y0, extent.y1 - region.height))
-    x = max(0, min(region.x0, extent.x1 - region.width))
-    return Region(y, x, y + region.height, x + region.width).clipped(extent)
 
 
 def _inside(regions: Iterable[Region], extent: Region) -> list[Region]:

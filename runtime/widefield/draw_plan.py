@@ -142,15 +142,12 @@ def _planned(generation: Generation, options: RunOptions, encoder_tile: tuple[in
 def _with_gpu(
     generation: Generation, options: RunOptions, encoder_tile: tuple[int, int], host: list[Buffer], *, lazily: bool
 ) -> list[Buffer]:
-    """Buffers of a drawing that a GPU computes: no activations on the host, and pinned memory for what goes there.
-
-    A full render has two summaries' engines open while the second is measured; a lazy read may have them all.
-    """
+    """Buffers of a drawing that a GPU computes: no activations on the host, and pinned memory for what goes there."""
     from widefield.device.draw_plan import Coding, drawing_buffers, tiles_nbytes, windows_nbytes
 
     bundle, window, engine = generation.bundle, generation.window, options.engine_options()
     measured = generation.levels[: generation.measured_levels]
-    sets = len(measured) if lazily else min(2, len(measured))
+    sets = _open_sets(generation, lazily=lazily)
 
     def coding(component: Component, tile: tuple[int, int]) -> Coding:
         keys = (key_count(component, measuring_method(component, at), at.height, at.width) for at in measured)
@@ -172,7 +169,7 @@ def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool
     runtime = RUNTIME_NBYTES["ort"] + WORKER_NBYTES["ort"] * workers
     if backend != "ort":
         runtime += RUNTIME_NBYTES[backend] + WORKER_NBYTES[backend] * workers
-    sets = 1 + generation.measured_levels if lazily else min(2, generation.measured_levels)  # as in _with_gpu
+    sets = _open_sets(generation, lazily=lazily)
     denoiser = int(4 * generation.part.parameters * WEIGHTS[backend])
     text = bundle.parts.text
     prompt = max((bundle.nbytes(e.weights) for e in text.encoders), default=0) if text else 0
@@ -181,6 +178,12 @@ def _engines(generation: Generation, backend: str, workers: int, *, lazily: bool
         Buffer("autoencoder's weights", "host", "both", int(bundle.weights_nbytes * WEIGHTS[backend]) * sets),
         Buffer("denoiser's weights, or a text encoder's", "host", "both", max(denoiser, 3 * prompt)),
     ]
+
+
+def _open_sets(generation: Generation, *, lazily: bool) -> int:
+    """Summaries whose engines are open at a time: two of a full render, as the second is being measured; all of a lazy
+    read. What measures one has it instead of the engines that it is for."""
+    return generation.measured_levels if lazily else min(2, generation.measured_levels)
 
 
 def _working(generation: Generation, options: RunOptions, encoder_tile: tuple[int, int]) -> list[Buffer]:
@@ -213,9 +216,10 @@ def _peak(component: Component, tile: tuple[int, int]) -> int:
 def _cone_nbytes(generation: Generation, options: RunOptions) -> int:
     """Of all that a viewport of the last level is made from, where no tile's edges are: a third of the way."""
     cascade = generation.cascade(Memo(0), generation.cascade_options(options.engine_options()))
-    y0, x0 = (min(side // 3, max(0, side - VIEWPORT_PX)) for side in generation.size_px)
-    y1, x1 = (min(side, start + VIEWPORT_PX) for side, start in zip(generation.size_px, (y0, x0), strict=True))
-    return cone(cascade, Region(y0, x0, y1, x1)).kept_nbytes
+    height, width = generation.size_px
+    y, x = height // 3, width // 3
+    viewport = Region(y, x, y + VIEWPORT_PX, x + VIEWPORT_PX).pushed(Region(0, 0, height, width))
+    return cone(cascade, viewport).kept_nbytes
 
 
 def _sweep(generation: Generation, options: RunOptions) -> tuple[list[Buffer], int]:

@@ -43,6 +43,11 @@ class Region:
         y0, x0 = max(self.y0, to.y0), max(self.x0, to.x0)
         return Region(y0, x0, max(y0, min(self.y1, to.y1)), max(x0, min(self.x1, to.x1)))
 
+    def pushed(self, into: Region) -> Region:
+        """Moved inside of `into`, where it may leave that on two sides, and cut where it is larger."""
+        y, x = max(into.y0, min(self.y0, into.y1 - self.height)), max(into.x0, min(self.x0, into.x1 - self.width))
+        return Region(y, x, y + self.height, x + self.width).clipped(into)
+
     def grown(self, low: int, high: int | None = None) -> Region:
         """`low` more before and `high` (default: the same) more after, on both axes."""
         high = low if high is None else high

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from widefield_bench.drawing import DrawingCase, correlation, crossings, detail, fading, measure, seams
+from widefield_bench.drawing import DrawingCase, measure
+from widefield_bench.looks import correlation, crossings, detail, fading, seams
 from widefield_kernels.windows import WindowGrid
 
 

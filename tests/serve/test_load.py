@@ -6,7 +6,8 @@ from serve.painted import gallery
 from serve.pictures import stored
 from serve.servers import running
 from widefield.serve.desk import SERVER_NBYTES
-from widefield_bench.servers import Watched, started
+from widefield_bench.common import Watched
+from widefield_bench.servers import started
 from widefield_bench.serving import CASES, bench_serving
 from widefield_bench.viewers import metric, pan
 
@@ -18,7 +19,7 @@ BUDGET = 448 * MIB
 def test_over_a_stored_picture(tmp_path, capsys):
     path, _ = stored(tmp_path / "coast.tif", 5000, 3801, "jpeg")
     with started(path, cache=tmp_path) as server:
-        with Watched(server) as memory:
+        with Watched(server.process.pid) as memory:
             load = pan(server.url, server.picture, viewers=VIEWERS, steps=6)
         assert metric(server.url, "widefield_tile_seconds_count") == load.statuses[200]
         assert metric(server.url, "widefield_tiles_queued") == metric(server.url, "widefield_tiles_flying") == 0
@@ -33,7 +34,7 @@ def test_over_one_that_a_model_draws(drawing_bundle, tmp_path, capsys):
     nor a second time for those who look again."""
     args = ("the sea", "--bundle", drawing_bundle, "--size", "4096x4096", "--engine", "ort", "--workers", 1)
     with started(*args, "--memory", f"{BUDGET}B", "--queue", 4, cache=tmp_path / "cache") as server:
-        with Watched(server) as memory:
+        with Watched(server.process.pid) as memory:
             first, again = (pan(server.url, server.picture, viewers=VIEWERS, steps=steps) for steps in (1, 2))
         begun, dropped = (metric(server.url, f"widefield_tiles_{what}_total") for what in ("begun", "dropped"))
     for load in (first, again):

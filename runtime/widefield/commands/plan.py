@@ -85,7 +85,7 @@ def drawing(bundle: Bundle, size: tuple[int, int], options: RunOptions) -> dict[
     engine = options.engine_options(workers=options.side_by_side)
     fields = generation.cascade(Memo(0), generation.cascade_options(engine))
     y, x = (max(0, side - VIEWPORT_PX) // 2 for side in (height, width))
-    viewport = Region(y, x, min(height, y + VIEWPORT_PX), min(width, x + VIEWPORT_PX))
+    viewport = Region(y, x, y + VIEWPORT_PX, x + VIEWPORT_PX).pushed(Region(0, 0, height, width))
     counted = cone(fields, viewport)
     levels = []
     for level in generation.levels:
